@@ -1,0 +1,169 @@
+"""Values that several messages share. All are frozen, typed and bounded, so that decoding is validation."""
+
+from __future__ import annotations
+
+from typing import Annotated, NewType
+
+import msgspec
+from msgspec import Meta
+
+PeerId = NewType("PeerId", str)
+"""Sixteen hexadecimal digits: the first eight bytes of SHA-256 over the peer's public key."""
+
+PeerIdField = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Meta(max_length=4096)]
+Digest = Annotated[bytes, Meta(max_length=32)]
+Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+PROTOCOL_VERSION = 1
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all values that cross a process border: immutable, encoded as a compact array."""
+
+
+class Ballot(Record, order=True):
+    """Orders the attempts to decide one view. Ties are broken by the proposer's id."""
+
+    round: Count
+    proposer: PeerIdField
+
+
+class PeerInfo(Record):
+    """What the others need to know to reach a peer, to name it and to check its signature."""
+
+    id: PeerIdField
+    incarnation: Count
+    name: Name
+    party: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    """SHA-256 of the party's root certificate (DER)."""
+    key: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    """Raw Ed25519 public key of the peer's leaf certificate."""
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
+    """HOST:PORT, in the order in which they are tried."""
+
+
+class View(Record):
+    """The agreed state of the run. View v+1 is decided by the members of view v."""
+
+    lineage: Annotated[str, Meta(max_length=64)]
+    """Changes when a run resumes from a checkpoint, so that two resumed halves can't mix."""
+    id: Count
+    members: Annotated[tuple[PeerInfo, ...], Meta(max_length=1024)]
+    """In rank order. Every one of them contributes to every step from `first_step` on."""
+    learners: Annotated[tuple[PeerInfo, ...], Meta(max_length=1024)]
+    """Peers that receive every result from `first_step` on, and neither vote nor contribute."""
+    first_step: Count
+    """The first step whose rounds run under this view."""
+    abort: bool
+    """True: rounds of the older view are void. False: steps before `first_step` finish under the older view."""
+    sources: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
+    """With `abort`: members that hold the result of `first_step - 1`, for those who lack it."""
+    reason: Text
+
+    def member(self, peer: str) -> PeerInfo | None:
+        return next((m for m in self.members if m.id == peer), None)
+
+    def learner(self, peer: str) -> PeerInfo | None:
+        return next((m for m in self.learners if m.id == peer), None)
+
+    def everybody(self) -> tuple[PeerInfo, ...]:
+        return self.members + self.learners
+
+    def member_ids(self) -> tuple[str, ...]:
+        return tuple(m.id for m in self.members)
+
+
+class TensorSpec(Record):
+    """Name, dtype (numpy's or torch's short name, e.g. 'float32', 'bfloat16') and shape of one tensor."""
+
+    name: Annotated[str, Meta(max_length=512)]
+    dtype: Annotated[str, Meta(max_length=16)]
+    shape: Annotated[tuple[Count, ...], Meta(max_length=16)]
+
+
+class Fingerprint(Record):
+    """What must be equal for two peers to train one model together."""
+
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=100_000)]
+    """Parameters and buffers in the model's order; tied parameters once."""
+    tied: Annotated[tuple[tuple[str, str], ...], Meta(max_length=10_000)]
+    optimizer: Text
+    """Class and flags, e.g. 'torch.optim.adamw.AdamW(foreach=None, fused=None, ...)'."""
+    torch: Annotated[str, Meta(max_length=64)]
+    options: Text
+    """Session options that change results: accumulate, max_grad_norm, wire dtype, on_nonfinite."""
+
+
+class Segment(Record):
+    """A part of the flat contribution and result buffers with one dtype and one way of being reduced."""
+
+    offset: Count
+    """In bytes from the start of the buffer; a multiple of 64."""
+    nbytes: Count
+    dtype: Annotated[str, Meta(max_length=16)]
+    """Dtype in the buffer: float64, float32, bfloat16, float16 or int64."""
+    op: Annotated[str, Meta(pattern="^(mean|max)$")]
+    """'mean': weighted mean over contributors (floating point). 'max': maximum (integer buffers)."""
+
+
+class Layout(Record):
+    """How gradients and buffers lie in the flat buffers. Equal on all peers, as it follows from the fingerprint."""
+
+    nbytes: Count
+    segments: Annotated[tuple[Segment, ...], Meta(max_length=100_000)]
+    """In buffer order. A gradient bucket is one segment; the model's buffers come last."""
+    wire_bf16: bool
+    """Float32 segments travel as bfloat16."""
+
+
+class SampleRange(Record):
+    """Positions [start, stop) in the permuted order of one pass over the data."""
+
+    epoch: Count
+    start: Count
+    stop: Count
+
+
+class Lease(Record):
+    """Sample positions that one peer, and nobody else, is to use in this epoch."""
+
+    peer: PeerIdField
+    start: Count
+    stop: Count
+
+
+class DataState(Record):
+    """Where the run stands in its data. Changes only by commits and views, the same way everywhere."""
+
+    kind: Annotated[str, Meta(pattern="^(none|shard|private)$")] = "none"
+    samples: Count = 0
+    """Length of the sharded dataset; 0 until somebody declared it."""
+    epoch: Count = 0
+    free: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=100_000)] = ()
+    """Positions [start, stop) that nobody has leased or used in this epoch, in ascending order."""
+    leases: Annotated[tuple[Lease, ...], Meta(max_length=100_000)] = ()
+    passes: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)] = ()
+    """Private data: members that have gone once through theirs in this epoch."""
+
+
+class TensorEntry(Record):
+    """Where one tensor of the training state lies in a snapshot."""
+
+    name: Annotated[str, Meta(max_length=512)]
+    dtype: Annotated[str, Meta(max_length=16)]
+    shape: Annotated[tuple[Count, ...], Meta(max_length=16)]
+    offset: Count
+    nbytes: Count
+
+
+class StateManifest(Record):
+    """Describes a snapshot: every tensor's place, and all scalar state (optimizer, scheduler, scaler, seed)."""
+
+    step: Count
+    nbytes: Count
+    tensors: Annotated[tuple[TensorEntry, ...], Meta(max_length=400_000)]
+    scalars: Annotated[bytes, Meta(max_length=8 * 2**20)]
+    """msgpack of plain values only; see chaos.train.state."""
