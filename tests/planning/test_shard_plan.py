@@ -1,0 +1,239 @@
+"""The greedy shard plan against brute force, a mixed-integer program and a plain one-by-one greedy."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chaos.core.errors import ChaosError
+from chaos.planning.shards import Donor, ShardRequest, assign, plan
+from chaos.planning.shards_oracle import brute_force, mixed_integer
+
+MB = 10**6
+
+# Few distinct values, so that ties are frequent; a donor of rate 0 and a very slow one among them.
+rates = st.sampled_from([0, 0.5, 1, 10, 1000, 1500, 2000, 4000, 1e9])
+latencies = st.sampled_from([0.0, 0.25, 0.5, 1.0, 7.0, 1e6])
+overheads = st.sampled_from([0.0, 0.0, 0.25, 0.5, 2.0])
+
+
+@st.composite
+def donors_of(draw: st.DrawFn, most: int, free: bool = False) -> tuple[Donor, ...]:
+    """1 to `most` donors, at least one of them with bandwidth; `free`: without costs per shard."""
+    count = draw(st.integers(1, most))
+    donors = [
+        Donor(
+            name=f"d{i}",
+            bandwidth=draw(rates),
+            latency_s=draw(latencies),
+            overhead_s=0.0 if free else draw(overheads),
+            cap=draw(st.none() | rates),
+        )
+        for i in range(count - 1)
+    ]
+    good = Donor(name="good", bandwidth=2000, latency_s=draw(latencies), overhead_s=0.0)
+    donors.insert(draw(st.integers(0, count - 1)), good)
+    return tuple(donors)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> ShardRequest:
+    chain = [draw(st.sampled_from([500, 700, 1000]))]
+    for _ in range(draw(st.integers(0, 2))):
+        chain.append(chain[-1] * draw(st.integers(2, 3)))
+    return ShardRequest(
+        state_bytes=draw(st.integers(1, 7 * chain[0])),
+        chain=tuple(chain),
+        donors=draw(donors_of(4, free=draw(st.booleans()))),
+        downlink=draw(st.none() | st.sampled_from([100.0, 3000.0])),
+    )
+
+
+@settings(deadline=None, max_examples=300)
+@given(requests())
+def test_no_way_of_dealing_out_finishes_earlier(request_: ShardRequest) -> None:
+    assert plan(request_).finish_s == pytest.approx(brute_force(request_), rel=1e-12)
+
+
+@settings(deadline=None, max_examples=300)
+@given(requests())
+def test_what_a_plan_promises(request_: ShardRequest) -> None:
+    made = plan(request_)
+    assert made.shard_bytes in request_.chain
+    assert list(made.counts) == [donor.name for donor in request_.donors]
+    assert sum(made.counts.values()) == math.ceil(request_.state_bytes / made.shard_bytes)
+    used = [donor for donor in request_.donors if made.counts[donor.name]]
+    assert all(donor.rate > 0 for donor in used)
+    donors_s = max(donor.finish_s(made.counts[donor.name], made.shard_bytes) for donor in used)
+    downlink_s = request_.state_bytes / (request_.downlink or math.inf)
+    assert made.finish_s == max(donors_s, downlink_s)
+    assert made.limit_s <= made.finish_s * (1 + 1e-12)
+    assert "\n" not in made.reason
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_mixed_integer_program_agrees(seed: int) -> None:
+    """More donors and shards than brute force can do; equal donors (ties) and useless ones among them."""
+    chance = random.Random(seed)
+    donors = []
+    for i in range(chance.randint(1, 6)):
+        donors.append(
+            Donor(
+                name=f"d{i}",
+                bandwidth=chance.choice([5 * MB, 20 * MB, chance.uniform(1 * MB, 100 * MB)]),
+                latency_s=chance.choice([0.0, 0.1, chance.uniform(0, 2), 500.0]),
+                overhead_s=chance.choice([0.0, 0.02, chance.uniform(0, 0.5)]),
+                cap=chance.choice([None, None, 0.0, 10 * MB]),
+            )
+        )
+    donors.insert(chance.randint(0, len(donors)), Donor(name="good", bandwidth=20 * MB, latency_s=0.1))
+    request = ShardRequest(
+        state_bytes=chance.randint(1, 60 * MB), chain=(1 * MB, 4 * MB, 16 * MB), donors=tuple(donors)
+    )
+    assert plan(request).finish_s == pytest.approx(mixed_integer(request), rel=1e-5), (
+        f"seed {seed}: {request}"
+    )
+
+
+def one_by_one(donors: tuple[Donor, ...], shard_bytes: int, count: int) -> dict[str, int]:
+    """The rule itself: the next shard to whoever would finish it first, the first listed among equals."""
+    counts = {donor.name: 0 for donor in donors}
+    for _ in range(count):
+        able = [donor for donor in donors if donor.rate]
+        first = min(able, key=lambda donor: donor.finish_s(counts[donor.name] + 1, shard_bytes))
+        counts[first.name] += 1
+    return counts
+
+
+@settings(deadline=None, max_examples=150)
+@given(donors_of(6), st.integers(1, 400))
+def test_the_closed_form_start_changes_nothing(donors: tuple[Donor, ...], count: int) -> None:
+    request = ShardRequest(state_bytes=count * 1000, chain=(1000,), donors=donors)
+    assert plan(request).counts == one_by_one(donors, 1000, count)
+
+
+@pytest.mark.timeout(5)
+def test_the_number_of_shards_costs_no_time() -> None:
+    """A thousand million shards: dealing them out one by one would take many minutes."""
+    donors = tuple(
+        Donor(name=f"d{i}", bandwidth=(1 + i) * MB, latency_s=0.01 * (i % 7), overhead_s=1e-6)
+        for i in range(64)
+    )
+    state = 10**12
+    made = plan(ShardRequest(state_bytes=state, chain=(1000, 4000, 64_000), donors=donors))
+    assert sum(made.counts.values()) == math.ceil(state / made.shard_bytes)
+    ends = [donor.finish_s(made.counts[donor.name], made.shard_bytes) for donor in donors]
+    one_more = [donor.finish_s(made.counts[donor.name] + 1, made.shard_bytes) for donor in donors]
+    assert max(ends) <= min(one_more)
+
+
+def test_ties_go_to_the_donor_listed_first() -> None:
+    donors = tuple(Donor(name=name, bandwidth=1000) for name in "cab")
+    made = plan(ShardRequest(state_bytes=4000, chain=(1000,), donors=donors))
+    assert made.counts == {"c": 2, "a": 1, "b": 1}
+
+
+def test_smallest_size_without_costs_and_a_larger_one_with() -> None:
+    fast = Donor(name="fast", bandwidth=1 * MB)
+    slow = Donor(name="slow", bandwidth=1 * MB, overhead_s=0.5)
+    request = ShardRequest(state_bytes=64 * MB, chain=(1 * MB, 4 * MB, 16 * MB, 64 * MB), donors=(fast,))
+    assert plan(request).shard_bytes == 1 * MB
+    two = ShardRequest(state_bytes=64 * MB, chain=request.chain, donors=(slow, slow_twin(slow)))
+    made = plan(two)
+    # 1 MB: 32 shards each at 1.5 s. 4 MB: 8 at 4.5 s. 16 MB: 2 at 16.5 s. 64 MB: one donor, 64.5 s.
+    assert (made.shard_bytes, made.finish_s) == (16 * MB, 33.0)
+
+
+def slow_twin(donor: Donor) -> Donor:
+    return Donor(name="twin", bandwidth=donor.bandwidth, overhead_s=donor.overhead_s)
+
+
+def test_the_downlink_bounds_the_finish_and_is_named() -> None:
+    donors = (Donor(name="a", bandwidth=100 * MB), Donor(name="b", bandwidth=100 * MB))
+    made = plan(ShardRequest(state_bytes=100 * MB, chain=(1 * MB,), donors=donors, downlink=10 * MB))
+    assert (made.finish_s, made.limit_s) == (10.0, 10.0)
+    assert made.reason == (
+        "100 shards of 1000000 bytes from 2 of 2 donors; a is the last to finish, after 0.500 s, "
+        "but the joiner's downlink needs 10.000 s"
+    )
+
+
+def test_a_cap_counts_as_bandwidth() -> None:
+    donors = (Donor(name="a", bandwidth=9000, cap=1000), Donor(name="b", bandwidth=3000))
+    assert plan(ShardRequest(state_bytes=8000, chain=(1000,), donors=donors)).counts == {"a": 2, "b": 6}
+
+
+# --- dealing out, at first and again ------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=200)
+@given(donors_of(5), st.lists(st.integers(0, 10_000), unique=True, max_size=60))
+def test_runs_are_consecutive_and_cover_every_shard_once(donors: tuple[Donor, ...], ids: list[int]) -> None:
+    runs = assign(ids, 1000, donors)
+    assert list(runs) == [donor.name for donor in donors]
+    assert [shard for run in runs.values() for shard in run] == ids
+    assert {name: len(run) for name, run in runs.items()} == one_by_one(donors, 1000, len(ids))
+
+
+def test_what_a_dead_donor_owed_goes_to_the_others() -> None:
+    a, b, c = (Donor(name=name, bandwidth=1000) for name in "abc")
+    first = assign(range(9), 1000, (a, b, c))
+    assert first == {"a": (0, 1, 2), "b": (3, 4, 5), "c": (6, 7, 8)}
+    missing = [1, 2, *first["b"], 7, 8]  # a and c have sent one shard each when b dies
+    assert assign(missing, 1000, (a, c)) == {"a": (1, 2, 3, 4), "c": (5, 7, 8)}
+
+
+# --- senseless input ----------------------------------------------------------------------------------
+
+GOOD = Donor(name="a", bandwidth=1000)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"bandwidth": -1}, "donor x: bandwidth is -1"),
+        ({"bandwidth": math.nan}, "donor x: bandwidth is nan"),
+        ({"bandwidth": math.inf}, "donor x: bandwidth is inf"),
+        ({"bandwidth": 1, "cap": -5}, "donor x: cap is -5"),
+        ({"bandwidth": 1, "latency_s": -0.1}, "donor x: latency is -0.1"),
+        ({"bandwidth": 1, "overhead_s": math.nan}, "donor x: cost per shard is nan"),
+    ],
+)
+def test_senseless_donors(values: dict[str, float], complaint: str) -> None:
+    with pytest.raises(ChaosError, match=complaint):
+        Donor(name="x", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"state_bytes": 0}, "state of 0 bytes"),
+        ({"chain": ()}, "one or more sizes"),
+        ({"chain": (0, 4)}, "one or more sizes"),
+        ({"chain": (4, 6)}, "4 and 6"),
+        ({"chain": (8, 4)}, "8 and 4"),
+        ({"chain": (4, 4)}, "4 and 4"),
+        ({"downlink": 0.0}, "downlink of 0.0"),
+        ({"downlink": math.nan}, "downlink of nan"),
+        ({"donors": ()}, "none listed"),
+        ({"donors": (GOOD, GOOD)}, "donor a is listed twice"),
+        ({"donors": (Donor(name="b", bandwidth=5000, cap=0),)}, r"no donor has bandwidth to spare \(b\)"),
+    ],
+)
+def test_senseless_requests(values: dict[str, object], complaint: str) -> None:
+    good = {"state_bytes": 100, "chain": (4, 8), "donors": (GOOD,)}
+    with pytest.raises(ChaosError, match=complaint):
+        ShardRequest(**{**good, **values})
+
+
+def test_senseless_assignments() -> None:
+    with pytest.raises(ChaosError, match="listed twice"):
+        assign([1, 2, 1], 1000, (GOOD,))
+    with pytest.raises(ChaosError, match="shards of 0 bytes"):
+        assign([1], 0, (GOOD,))
+    with pytest.raises(ChaosError, match="no donor has bandwidth"):
+        assign([1], 1000, ())
