@@ -72,6 +72,8 @@ class Contribution(Record):
     """Samples this worker would like to hold a lease on after this step (its stock, not an increment)."""
     pass_done: bool
     """Private data: this worker has gone through its dataset at least once in this epoch."""
+    declares: tuple[Annotated[str, Meta(pattern="^(shard|private)$")], Count] | None = None
+    """Kind and length of the dataset, filled in by the agent from `DeclareData`; the first commit with one counts."""
 
 
 class BucketReady(ToAgent):

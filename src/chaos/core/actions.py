@@ -1,0 +1,202 @@
+"""What a node wants done: the outputs of `Node.handle`, carried out in order by a driver or a simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chaos.core.messages import LastWords, PeerMessage, Sealed
+from chaos.core.types import DataState, PeerInfo, Record, View
+from chaos.core.worker_messages import Contribution, FromAgent
+
+
+class Action(Record):
+    """Base of all actions."""
+
+
+class Persist(Action):
+    """Sign these words and write them where a survivor finds them. Must be done before the actions behind it."""
+
+    words: LastWords
+
+
+class Send(Action):
+    dst: str
+    message: PeerMessage
+
+
+class Connect(Action):
+    """Keep a link to this peer."""
+
+    info: PeerInfo
+
+
+class Disconnect(Action):
+    peer: str
+    reason: str
+
+
+class TrySeal(Action):
+    """Look for this peer's words on this host and try their lock, until found or `StopSeal`; `WordsFound` answers."""
+
+    peer: PeerInfo
+
+
+class StopSeal(Action):
+    peer: str
+
+
+class ToWorker(Action):
+    message: FromAgent
+
+
+class SetViews(Action):
+    """The views under which rounds may run, oldest first; rounds that fit none of them are void.
+
+    A round of step s runs under the last view whose `first_step` is not above s.
+    """
+
+    views: tuple[View, ...]
+    finished: int
+
+
+class OpenRound(Action):
+    """From now on this peer's contribution to `step` may be sent, under view `view_id`."""
+
+    view_id: int
+    step: int
+
+
+class SendContribution(Action):
+    """The own contribution is complete: send what has not been sent of it. `empty`: there are no bytes to send."""
+
+    view_id: int
+    step: int
+    weight: float
+    empty: bool
+
+
+class ContributionKnown(Action):
+    """`peer` takes part in this attempt with this weight; `empty`: no bytes come from it."""
+
+    view_id: int
+    step: int
+    peer: str
+    weight: float
+    empty: bool
+
+
+class Finish(Action):
+    """Step is final: its result is immutable from now on."""
+
+    step: int
+
+
+class FetchRound(Action):
+    """Result bytes of `step` are asked from a member that finished it: accept them whoever sends them."""
+
+    view_id: int
+    step: int
+
+
+class ServeResult(Action):
+    """Send the finished result of `step` to `dst`, marked as of view `view_id`."""
+
+    dst: str
+    view_id: int
+    step: int
+
+
+class ReleaseResults(Action):
+    """Results up to and including `step` are needed no more."""
+
+    step: int
+
+
+class HashSnapshot(Action):
+    """Hash the snapshot the worker took, a hash per shard: `SnapshotHashed` answers."""
+
+    step: int
+    shard_bytes: int
+
+
+class ReceiveSnapshot(Action):
+    """Make room for a snapshot that will come in shards, and check each against its hash."""
+
+    step: int
+    nbytes: int
+    shard_bytes: int
+    hashes: tuple[bytes, ...]
+
+
+class ServeShards(Action):
+    """Send these shards of the own snapshot to `dst`; replaces what was still to be sent to it."""
+
+    dst: str
+    step: int
+    shards: tuple[int, ...]
+
+
+class ReleaseSnapshot(Action):
+    """The received (`received`) or the own snapshot's memory may be reused."""
+
+    received: bool
+
+
+class WriteCheckpoint(Action):
+    """Write the own snapshot of this stable step to disk in the background: `SnapshotFreed` answers."""
+
+    step: int
+    view: View
+    head: bytes
+    data: DataState
+    manifest: Any
+
+
+class Trace(Action):
+    """One line of the trace: an event or a decision, with its reason."""
+
+    kind: str
+    fields: dict[str, Any]
+
+
+class Stop(Action):
+    """This agent is done. `sealed_goodbye` tells the driver to send `Goodbye` with its words first."""
+
+    code: int
+    reason: str
+
+
+class SendGoodbye(Action):
+    """Sign the present words, send them to these peers as `Goodbye`."""
+
+    peers: tuple[str, ...]
+    reason: str
+
+
+AnyAction = (
+    Persist
+    | Send
+    | Connect
+    | Disconnect
+    | TrySeal
+    | StopSeal
+    | ToWorker
+    | SetViews
+    | OpenRound
+    | SendContribution
+    | ContributionKnown
+    | Finish
+    | FetchRound
+    | ServeResult
+    | ReleaseResults
+    | HashSnapshot
+    | ReceiveSnapshot
+    | ServeShards
+    | ReleaseSnapshot
+    | WriteCheckpoint
+    | Trace
+    | Stop
+    | SendGoodbye
+)
+
+__all__ = ["AnyAction", "Contribution", "Sealed"]

@@ -1,0 +1,141 @@
+"""How a peer comes in: a joiner's request, a member's check, and the refusals with their reasons."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaos.core.actions import Connect
+from chaos.core.context import Context, Role
+from chaos.core.messages import Admit, Decide, JoinRefused, JoinRequest
+from chaos.core.types import Fingerprint, PeerInfo, View
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+
+def difference(ours: Fingerprint, theirs: Fingerprint) -> str:
+    """What keeps a joiner's script from training with the run's, in one line; '' if nothing does."""
+    mine = {t.name: t for t in ours.tensors}
+    other = {t.name: t for t in theirs.tensors}
+    for name, spec in mine.items():
+        found = other.get(name)
+        if found is None:
+            return f"the model has no tensor '{name}', which the run's has with shape {list(spec.shape)}"
+        if (found.shape, found.dtype) != (spec.shape, spec.dtype):
+            return f"tensor '{name}' is {found.dtype}{list(found.shape)}, the run's is {spec.dtype}{list(spec.shape)}"
+    extra = next((name for name in other if name not in mine), None)
+    if extra is not None:
+        return f"the model has a tensor '{extra}' that the run's has not"
+    if [t.name for t in ours.tensors] != [t.name for t in theirs.tensors]:
+        return "the model's tensors are in another order than the run's"
+    if ours.tied != theirs.tied:
+        return f"tied tensors are {list(theirs.tied)}, the run's are {list(ours.tied)}"
+    for what, a, b in (
+        ("optimizer", ours.optimizer, theirs.optimizer),
+        ("session options", ours.options, theirs.options),
+        ("torch version", ours.torch, theirs.torch),
+    ):
+        if a != b:
+            return f"{what} is {b}, the run's is {a}"
+    return ""
+
+
+class Admission:
+    """Both ends of a join: what a joiner asks, and what a member answers."""
+
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self._attempts = 0
+        self._next_request = 0.0
+        self._last_refusal = "no member answered"
+
+    # --- the joiner ----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        worker = self._node.worker.worker
+        if self._ctx.role != Role.JOINER or worker is None or not self._ctx.linked or not self._ctx.run:
+            return
+        if self._ctx.now < self._next_request:
+            return
+        self._next_request = self._ctx.now + self._ctx.config.join_retry_s
+        self._attempts += 1
+        if self._attempts > self._ctx.config.join_attempts:
+            self._node.stop(4, f"the run did not admit this peer: {self._last_refusal}")
+            return
+        request = JoinRequest(self._ctx.me, worker.fingerprint, worker.layout)
+        self._ctx.send_all(sorted(self._ctx.linked), request)
+
+    def learn_addresses(self, view: View) -> None:
+        """A view that this joiner is not in: its members may be asked too."""
+        for info in view.members:
+            if info.id != self._ctx.id:
+                self.remember(info)
+
+    def remember(self, info: PeerInfo) -> None:
+        """Keep a link to this peer while joining."""
+        self._ctx.emit(Connect(info))
+
+    def ask_soon(self) -> None:
+        self._next_request = self._ctx.now
+
+    def admitted(self) -> None:
+        self._attempts = 0
+
+    def on_refused(self, src: str, message: JoinRefused) -> None:
+        if self._ctx.role != Role.JOINER:
+            return
+        self._last_refusal = message.reason
+        self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason)
+        if not message.retry:
+            self._node.refuse(message.reason)
+
+    # --- the member ----------------------------------------------------------------------------------------
+
+    def on_request(self, src: str, message: JoinRequest) -> None:
+        if src != message.info.id or not self._ctx.views or self._ctx.role == Role.JOINER:
+            return
+        view = self._ctx.view
+        learner = view.learner(src)
+        if self._ctx.role != Role.MEMBER or (learner and learner.incarnation == message.info.incarnation):
+            self._ctx.send(src, Decide(view))
+            return
+        refusal = self._refusal(message)
+        if refusal is not None:
+            self._ctx.trace("join_refused", peer=message.info.name, reason=refusal.reason)
+            self._ctx.send(src, refusal)
+            return
+        self.on_admit(Admit(message.info))
+        self._ctx.send_all(view.member_ids(), Admit(message.info))
+
+    def on_admit(self, message: Admit) -> None:
+        """A member checked this joiner: whoever proposes next lets it in."""
+        if not self._ctx.views or self._ctx.view.member(message.info.id) is not None:
+            return
+        learner = self._ctx.view.learner(message.info.id)
+        if learner is not None and learner.incarnation >= message.info.incarnation:
+            return
+        if message.info.id not in self._ctx.wishes.admit:
+            self._ctx.trace("admit", peer=message.info.name, party=message.info.party[:16])
+        self._ctx.wishes.admit[message.info.id] = message.info
+
+    def _refusal(self, message: JoinRequest) -> JoinRefused | None:
+        known = self._node.worker.known
+        if known is None:
+            return JoinRefused("this member's own worker has not started yet", retry=True)
+        reason = difference(known.fingerprint, message.fingerprint)
+        if reason:
+            return JoinRefused(f"{reason}; run the same script with the same versions", retry=False)
+        return self._name_refusal(message.info)
+
+    def _name_refusal(self, info: PeerInfo) -> JoinRefused | None:
+        same = self._ctx.view.member(info.id)
+        if same is not None:
+            what = "itself" if same.incarnation == info.incarnation else "an older incarnation of it"
+            return JoinRefused(f"{what} is still a member as '{same.name}'; use another --name", retry=True)
+        others = (*self._ctx.view.everybody(), *self._ctx.wishes.admit.values())
+        taken = next((p for p in others if p.name == info.name and p.id != info.id), None)
+        if taken is not None:
+            reason = f"the name '{info.name}' is taken by a peer of party {taken.party[:16]}; choose another with --name"
+            return JoinRefused(reason, retry=False)
+        return None

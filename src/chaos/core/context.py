@@ -1,0 +1,111 @@
+"""What all parts of a node share: who it is, where the run stands, and the actions that pile up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from chaos.core.actions import AnyAction, Send, Trace
+from chaos.core.detector import DetectorConfig
+from chaos.core.messages import PeerMessage
+from chaos.core.succession import Wishes
+from chaos.core.types import PeerInfo, View
+
+
+class Role(StrEnum):
+    JOINER = "joiner"
+    LEARNER = "learner"
+    MEMBER = "member"
+    LEAVER = "leaver"
+    """No member of the present view any more, with steps of the older one to see stable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    verify: Callable[[bytes, bytes, bytes], bool]
+    """(public key, signature, data) -> whether the signature is that key's."""
+    min_peers: int = 1
+    """The founder opens the first round only with so many members."""
+    tick_s: float = 0.02
+    """Resolution of all time-outs; an agent's tick costs 20 microseconds."""
+    takeover_s: float = 0.3
+    """A member of rank k proposes itself after k times this. A guess: some agreement rounds on a slow WAN."""
+    probe_s: float = 0.3
+    """How long an unlinked peer may be silent to a probe before it is suspected. A guess, as above."""
+    join_retry_s: float = 1.0
+    join_attempts: int = 20
+    """How often a joiner asks again where the cause of a refusal may pass (an old incarnation not yet gone)."""
+    shard_bytes: int = 2**20
+    """Large enough that per-shard cost vanishes, small enough that a lost donor costs little."""
+    retain_results: int = 32
+    """So many results are kept for learners that are behind; one that lags more takes a newer snapshot."""
+    donor_wait_s: float = 1.0
+    """How long a joiner waits for further donors once one is ready."""
+    shard_timeout_s: float = 5.0
+    """A donor that delivers no shard for so long gives up its rest to the others."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 writes none."""
+    verify_attempts: int = 3
+    """How often a learner whose state differs fetches it anew before it gives up."""
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+
+
+@dataclass
+class Context:
+    """Mutable state that every part of the node may read; each field has one part that writes it."""
+
+    config: NodeConfig
+    me: PeerInfo
+    run: str = ""
+    role: Role = Role.JOINER
+    views: list[View] = field(default_factory=list)
+    """Views under which rounds may still run, oldest first; the last one is installed."""
+    wishes: Wishes = field(default_factory=Wishes)
+    linked: dict[str, PeerInfo] = field(default_factory=dict)
+    """Peers with a direct link."""
+    now: float = 0.0
+    out: list[AnyAction] = field(default_factory=list)
+    loopback: list[PeerMessage] = field(default_factory=list)
+    """Messages to myself, handled before `Node.handle` returns."""
+
+    @property
+    def id(self) -> str:
+        return self.me.id
+
+    @property
+    def view(self) -> View:
+        """The installed view."""
+        return self.views[-1]
+
+    def emit(self, action: AnyAction) -> None:
+        self.out.append(action)
+
+    def send(self, dst: str, message: PeerMessage) -> None:
+        if dst == self.me.id:
+            self.loopback.append(message)
+        else:
+            self.out.append(Send(dst, message))
+
+    def send_all(self, peers: Iterable[str], message: PeerMessage) -> None:
+        """Send to each of `peers` but me, each once, in their order."""
+        for peer in dict.fromkeys(peers):
+            if peer != self.me.id:
+                self.out.append(Send(peer, message))
+
+    def trace(self, kind: str, **fields: Any) -> None:
+        self.out.append(Trace(kind, fields))
+
+    def name(self, peer: str) -> str:
+        """A peer's name for people, or its id where the name is not known."""
+        for view in reversed(self.views):
+            for info in view.everybody():
+                if info.id == peer:
+                    return info.name
+        info_or_none = self.linked.get(peer) or self.wishes.admit.get(peer)
+        return info_or_none.name if info_or_none else peer
+
+    def view_for(self, step: int) -> View | None:
+        """The view under which the round of `step` runs, as far as known."""
+        return next((view for view in reversed(self.views) if step >= view.first_step), None)

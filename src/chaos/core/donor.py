@@ -1,0 +1,217 @@
+"""Serving state: one snapshot at a time, of a stable step, for learners and for checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from chaos.core.actions import HashSnapshot, ReleaseSnapshot, ServeShards, WriteCheckpoint
+from chaos.core.context import Context, Role
+from chaos.core.events import SnapshotHashed
+from chaos.core.messages import DonorReady, ShardRequest, SnapshotAt, SnapshotMissing, SnapshotOffer
+from chaos.core.types import DataState, StateManifest, View
+from chaos.core.worker_messages import SnapshotTaken
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+CHECKPOINT = "checkpoint"
+"""The user of a snapshot that is no learner. Not a valid peer id, so it can't collide with one."""
+
+
+@dataclass
+class Snapshot:
+    """A snapshot from the order on: the worker copies, the agent hashes, then it is offered."""
+
+    step: int
+    head: bytes = b""
+    data: DataState = field(default_factory=DataState)
+    view: View | None = None
+    users: list[str] = field(default_factory=list)
+    offered: set[str] = field(default_factory=set)
+    manifest: StateManifest | None = None
+    hashes: tuple[bytes, ...] = ()
+    hashed: bool = False
+
+
+class Donor:
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self._snapshot: Snapshot | None = None
+        self._prepared = False
+        self._waiting: list[str] = []
+        self._floors: dict[str, int] = {}
+
+    def floor(self, learner: str) -> int | None:
+        """The step of the snapshot this learner works from: it needs all later results."""
+        return self._floors.get(learner)
+
+    # --- requests ------------------------------------------------------------------------------------------
+
+    def on_prepare(self, src: str) -> None:
+        if not self._can_serve():
+            self._ctx.send(src, SnapshotMissing(0, 0, "no worker with the run's state here"))
+        elif self._prepared:
+            self._answer_ready(src)
+        elif src not in self._waiting:
+            self._waiting.append(src)
+            if len(self._waiting) == 1:
+                self._node.worker.prepare_snapshot()
+
+    def _can_serve(self) -> bool:
+        worker = self._node.worker.worker
+        return self._ctx.role == Role.MEMBER and worker is not None and not worker.script_ended
+
+    def _answer_ready(self, src: str) -> None:
+        self._ctx.send(src, DonorReady(self._node.steps.finished, self._node.steps.running))
+
+    def on_prepared(self) -> None:
+        self._prepared = True
+        waiting, self._waiting = self._waiting, []
+        for src in waiting:
+            self._answer_ready(src)
+
+    def on_snapshot_at(self, src: str, message: SnapshotAt) -> None:
+        worker = self._node.worker.worker
+        applied = worker.applied if worker is not None and worker.applied is not None else 0
+        current = self._snapshot
+        if current is not None and current.step == message.step:
+            if src not in current.users:
+                current.users.append(src)
+            current.offered.discard(src)
+            self._floors[src] = message.step
+            self._offer()
+        elif not self._can_serve():
+            self._ctx.send(src, SnapshotMissing(message.step, applied, "no worker with the run's state here"))
+        elif current is not None:
+            self._ctx.send(src, SnapshotMissing(message.step, applied, "busy"))
+        elif message.step < applied or message.step < self._node.steps.finished:
+            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "past"))
+        else:
+            self._floors[src] = message.step
+            self._order(message.step, src)
+
+    def _order(self, step: int, user: str) -> None:
+        self._snapshot = Snapshot(step, users=[user])
+        if step == self._node.steps.finished:
+            self._mark()
+        self._node.worker.take_snapshot(step)
+
+    def _mark(self) -> None:
+        """The snapshot's step is the last finished one: note what else belongs to it."""
+        current, steps = self._snapshot, self._node.steps
+        assert current is not None and current.step == steps.finished
+        current.head, current.data, current.view = steps.head, steps.data, self._ctx.view
+
+    def on_committed(self, step: int) -> None:
+        every = self._ctx.config.checkpoint_every
+        if self._snapshot is not None and self._snapshot.step == step and not self._snapshot.head:
+            self._mark()
+        elif every and step % every == 0 and self._can_serve():
+            if self._snapshot is None:
+                self._order(step, CHECKPOINT)
+            else:
+                self._ctx.trace(
+                    "checkpoint_skipped", step=step, reason="the snapshot memory serves a learner"
+                )
+
+    # --- the snapshot gets ready ---------------------------------------------------------------------------
+
+    def on_taken(self, message: SnapshotTaken) -> None:
+        current = self._snapshot
+        if current is None or current.step != message.manifest.step:
+            return
+        current.manifest = message.manifest
+        self._ctx.trace(
+            "snapshot",
+            step=current.step,
+            bytes=message.manifest.nbytes,
+            stall_ms=round(message.stall_s * 1000, 3),
+        )
+        self._ctx.emit(HashSnapshot(current.step, self._ctx.config.shard_bytes))
+
+    def on_hashed(self, event: SnapshotHashed) -> None:
+        current = self._snapshot
+        if current is not None and current.step == event.step:
+            current.hashes, current.hashed = event.hashes, True
+            self._offer()
+
+    def on_stable(self) -> None:
+        self._offer()
+
+    def _offer(self) -> None:
+        """Only a stable step leaves this peer."""
+        current = self._snapshot
+        if current is None or not current.hashed or current.manifest is None or current.view is None:
+            return
+        if current.step > self._node.steps.stable:
+            return
+        offer = SnapshotOffer(
+            current.step,
+            current.head,
+            current.data,
+            current.manifest,
+            self._ctx.config.shard_bytes,
+            current.hashes,
+        )
+        for user in current.users:
+            if user in current.offered:
+                continue
+            current.offered.add(user)
+            if user == CHECKPOINT:
+                self._ctx.emit(
+                    WriteCheckpoint(current.step, current.view, current.head, current.data, current.manifest)
+                )
+            else:
+                self._ctx.send(user, offer)
+
+    # --- serving and letting go ----------------------------------------------------------------------------
+
+    def on_shard_request(self, src: str, message: ShardRequest) -> None:
+        current = self._snapshot
+        if current is None or current.step != message.step or not current.hashed:
+            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "released"))
+            return
+        shards = tuple(s for s in message.shards if s < len(current.hashes))
+        self._ctx.emit(ServeShards(src, message.step, shards))
+
+    def release(self, user: str, step: int) -> None:
+        current = self._snapshot
+        if current is not None and current.step == step and user in current.users:
+            current.users.remove(user)
+            if not current.users:
+                self._snapshot = None
+                self._ctx.emit(ReleaseSnapshot(received=False))
+
+    def on_missed(self, step: int, applied: int) -> None:
+        """The own worker had gone past the step."""
+        current = self._snapshot
+        if current is not None and current.step == step:
+            self._drop(applied, "past")
+
+    def on_worker_died(self) -> None:
+        """An unfinished snapshot is lost; a finished one stays in memory and is served on."""
+        self._prepared = False
+        self._waiting.clear()
+        if self._snapshot is not None and self._snapshot.manifest is None:
+            self._drop(0, "the worker died")
+
+    def _drop(self, applied: int, reason: str) -> None:
+        current, self._snapshot = self._snapshot, None
+        assert current is not None
+        for user in current.users:
+            if user != CHECKPOINT:
+                self._ctx.send(user, SnapshotMissing(current.step, applied, reason))
+
+    def installed(self, view: View) -> None:
+        """Learners that are none any more need nothing."""
+        learners = {p.id for p in view.learners}
+        self._floors = {peer: step for peer, step in self._floors.items() if peer in learners}
+        if self._snapshot is not None:
+            for user in [u for u in self._snapshot.users if u != CHECKPOINT and u not in learners]:
+                self.release(user, self._snapshot.step)
+                if self._snapshot is None:
+                    break
+        if self._ctx.config.checkpoint_every and not self._prepared and self._can_serve():
+            self._node.worker.prepare_snapshot()

@@ -1,0 +1,122 @@
+"""What can happen to a node: the inputs of `Node.handle`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from chaos.core.messages import PeerMessage, Sealed
+from chaos.core.types import PeerInfo, Record
+from chaos.core.worker_messages import FromWorker
+
+
+class Event(Record):
+    """Base of all events."""
+
+
+class Tick(Event):
+    """Time has passed. At least every `NodeConfig.tick_s`."""
+
+
+class LinkUp(Event):
+    """A link to this peer stands; `info` is what its certificate and hello said."""
+
+    info: PeerInfo
+    run: str
+    """The run it takes part in; a joiner learns it so."""
+
+
+class LinkDown(Event):
+    peer: str
+    reason: str
+
+
+class DialRefused(Event):
+    """First contact failed for good (not admitted, another run, another version)."""
+
+    address: str
+    reason: str
+
+
+class Received(Event):
+    src: str
+    message: PeerMessage
+
+
+class WorkerSaid(Event):
+    message: FromWorker
+
+
+class WorkerDied(Event):
+    """The worker's socket closed before it said `Finished`."""
+
+    reason: str
+
+
+class WordsFound(Event):
+    """Somebody on this host holds the lock on a dead peer's words."""
+
+    sealed: Sealed
+
+
+class RoundComplete(Event):
+    """All result bytes of `step` under view `view_id` are here, in ring slot `slot`."""
+
+    view_id: int
+    step: int
+    slot: int
+    digest: bytes
+    nonfinite: tuple[str, ...]
+    """Members whose gradient was not finite; empty if the result is finite."""
+
+
+class ShardStored(Event):
+    """A shard of the snapshot of `step` arrived; `ok` says that its hash is the manifest's."""
+
+    step: int
+    shard: int
+    donor: str
+    ok: bool
+
+
+class SnapshotHashed(Event):
+    """The snapshot that the own worker took lies in memory with these hashes, one per shard."""
+
+    step: int
+    shard_bytes: int
+    hashes: tuple[bytes, ...]
+
+
+class SnapshotFreed(Event):
+    """Nobody reads the snapshot memory any more (a checkpoint was written)."""
+
+    step: int
+
+
+class LinksMeasured(Event):
+    """Peer to (bytes per second, round-trip seconds), measured passively."""
+
+    links: Mapping[str, tuple[float, float]]
+
+
+class LeaveRequested(Event):
+    """SIGTERM, or `chaos leave`."""
+
+    reason: str
+
+
+AnyEvent = (
+    Tick
+    | LinkUp
+    | LinkDown
+    | DialRefused
+    | Received
+    | WorkerSaid
+    | WorkerDied
+    | WordsFound
+    | RoundComplete
+    | ShardStored
+    | SnapshotHashed
+    | SnapshotFreed
+    | LinksMeasured
+    | LeaveRequested
+)

@@ -1,0 +1,360 @@
+"""Catching up: from a learner without state to one that may be promoted.
+
+prepare -> offer -> fetch -> load -> verify -> ready. A setback (no donor left, a digest that differs, a
+snapshot missed) leads back to an earlier phase; nothing verified is fetched twice within one snapshot.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
+from chaos.core.context import Context, Role
+from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
+from chaos.core.messages import (
+    DonorReady,
+    Ready,
+    ShardRequest,
+    SnapshotAt,
+    SnapshotMissing,
+    SnapshotOffer,
+    SnapshotPrepare,
+    SnapshotRelease,
+)
+from chaos.core.types import StateManifest
+from chaos.core.worker_messages import SnapshotTaken
+from chaos.planning.shards import Donor as PlannedDonor
+from chaos.planning.shards import assign
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+UNMEASURED = (100e6, 0.001)
+"""Bytes per second and seconds assumed of a link that has carried nothing yet; re-planned as shards arrive."""
+RETRY_S = 0.3
+"""Between attempts where a donor was busy with another learner's snapshot."""
+
+
+class Phase(StrEnum):
+    IDLE = "idle"
+    PREPARE = "prepare"
+    OFFER = "offer"
+    FETCH = "fetch"
+    LOAD = "load"
+    VERIFY = "verify"
+    READY = "ready"
+
+
+class Learner:
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self.phase = Phase.IDLE
+        self._since = 0.0
+        self._measured: dict[str, tuple[float, float]] = {}
+        self._attempts = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._margin = 0
+        self._ready: dict[str, DonorReady] = {}
+        self._refused: set[str] = set()
+        self._target = 0
+        self._retry_at = 0.0
+        self._offer: SnapshotOffer | None = None
+        self._donors: list[str] = []
+        self._missing: set[int] = set()
+        self._assigned: dict[str, list[int]] = {}
+        self._progress: dict[str, float] = {}
+        self._bytes_from: dict[str, int] = {}
+        self._verify_donor = ""
+        self._own: StateManifest | None = None
+        self._own_hashes: tuple[bytes, ...] | None = None
+        self._theirs: SnapshotOffer | None = None
+
+    @property
+    def base_step(self) -> int:
+        """Results above this step are needed; while no snapshot is chosen, none of the past."""
+        return self._target if self._target else self._node.steps.finished
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase, self._since = phase, self._ctx.now
+        self._ctx.trace("learner", phase=str(phase))
+
+    # --- start, end, restart -------------------------------------------------------------------------------
+
+    def installed(self) -> None:
+        """A view was installed."""
+        if self._ctx.role == Role.LEARNER:
+            if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
+                self.restart("a learner now")
+        elif self.phase != Phase.IDLE:
+            self._ctx.emit(ReleaseSnapshot(received=True))
+            self.reset()
+
+    def reset(self) -> None:
+        """This peer is no learner any more, and no member either."""
+        self._clear()
+        self.phase, self._attempts = Phase.IDLE, 0
+
+    def restart(self, reason: str) -> None:
+        """Begin with new donors and a new snapshot."""
+        for donor in self._donors:
+            if self._offer is not None:
+                self._ctx.send(donor, SnapshotRelease(self._offer.step))
+        self._clear()
+        self._node.worker.forget_state()
+        self._ctx.trace("catch_up", reason=reason)
+        self._enter(Phase.PREPARE)
+        self._ctx.send_all(self._ctx.view.member_ids(), SnapshotPrepare())
+
+    def tick(self) -> None:
+        if self._ctx.role != Role.LEARNER:
+            return
+        now = self._ctx.now
+        if self.phase == Phase.PREPARE:
+            self._maybe_choose()
+        elif self.phase == Phase.OFFER and self._retry_at and now >= self._retry_at:
+            self._choose()
+        elif self.phase == Phase.FETCH:
+            self._drop_slow_donors()
+        elif self.phase == Phase.LOAD:
+            self._maybe_verify()
+        elif self.phase == Phase.VERIFY and self._retry_at and now >= self._retry_at:
+            self._start_verify()
+        elif self.phase == Phase.READY and now - self._since > self._ctx.config.join_retry_s:
+            self._announce_ready()
+
+    # --- prepare, offer ------------------------------------------------------------------------------------
+
+    def on_donor_ready(self, src: str, message: DonorReady) -> None:
+        if self.phase == Phase.PREPARE:
+            self._ready[src] = message
+            self._maybe_choose()
+
+    def _maybe_choose(self) -> None:
+        members = self._ctx.view.member_ids()
+        answered = set(self._ready) | self._refused
+        waited = self._ctx.now - self._since > self._ctx.config.donor_wait_s
+        if self._ready and (waited or all(m in answered for m in members)):
+            self._choose()
+        elif not self._ready and self._ctx.now - self._since > 5 * self._ctx.config.donor_wait_s:
+            self.restart("no member answered")
+
+    def _choose(self) -> None:
+        """One step for all donors: soon, but late enough that none of them has passed it."""
+        self._retry_at = 0.0
+        finished = max(r.finished for r in self._ready.values())
+        finished = max([finished, *(p.finished for p in self._node.liveness.progress.values())])
+        running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
+        step = finished + (2 + self._margin if running else 0)
+        self._target = max(step, self._ctx.view.first_step - 1)
+        self._refused.clear()
+        self._enter(Phase.OFFER)
+        for donor in self._ready:
+            self._ctx.send(donor, SnapshotAt(self._target))
+
+    def on_missing(self, src: str, message: SnapshotMissing) -> None:
+        if self.phase == Phase.PREPARE:
+            self._refused.add(src)
+            self._maybe_choose()
+        elif self.phase == Phase.OFFER and message.step == self._target:
+            self._refused.add(src)
+            if message.reason != "busy":
+                self._margin = 2 * self._margin + 1
+            if src in self._ready:
+                known = self._ready[src]
+                self._ready[src] = DonorReady(max(known.finished, message.applied), known.running)
+            if self._offer is None and self._refused.issuperset(self._ready):
+                self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.0)
+                self._retry_at = self._retry_at or self._ctx.now
+        elif self.phase == Phase.FETCH and message.step == self._target:
+            self.on_donor_lost(src)
+        elif self.phase == Phase.VERIFY and src == self._verify_donor:
+            self._margin = self._margin if message.reason == "busy" else 2 * self._margin + 1
+            self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.001)
+
+    def on_offer(self, src: str, message: SnapshotOffer) -> None:
+        if self.phase == Phase.VERIFY and src == self._verify_donor:
+            self._theirs = message
+            self._compare()
+        elif self.phase in (Phase.OFFER, Phase.FETCH) and message.step == self._target:
+            if self._offer is None:
+                self._accept_offer(message)
+            elif (message.hashes, message.head) != (self._offer.hashes, self._offer.head):
+                self._ctx.trace("donor_differs", peer=self._ctx.name(src), step=message.step)
+                return
+            self._donors.append(src)
+            self._progress[src] = self._ctx.now
+            self._plan("a donor more")
+
+    def _accept_offer(self, offer: SnapshotOffer) -> None:
+        self._offer = offer
+        steps = self._node.steps
+        if not steps.head or offer.step > steps.finished:
+            steps.adopt(offer.step, offer.head, offer.data)
+        self._missing = set(range(len(offer.hashes)))
+        self._ctx.emit(ReceiveSnapshot(offer.step, offer.manifest.nbytes, offer.shard_bytes, offer.hashes))
+        self._enter(Phase.FETCH)
+
+    # --- fetch ---------------------------------------------------------------------------------------------
+
+    def on_links(self, event: LinksMeasured) -> None:
+        self._measured = dict(event.links)
+
+    def _plan(self, reason: str) -> None:
+        """Share the missing shards among the donors; each request replaces the donor's former one."""
+        offer = self._offer
+        assert offer is not None
+        if not self._missing:
+            self._fetched()
+            return
+        donors = []
+        for peer in self._donors:
+            rate, rtt = self._measured.get(peer, UNMEASURED)
+            donors.append(PlannedDonor(name=peer, bandwidth=max(rate, 1.0), latency_s=rtt / 2))
+        plan = assign(sorted(self._missing), offer.shard_bytes, donors)
+        self._assigned = {peer: list(shards) for peer, shards in plan.items()}
+        counts = {self._ctx.name(peer): len(shards) for peer, shards in plan.items()}
+        self._ctx.trace(
+            "shard_plan", step=offer.step, shards=counts, missing=len(self._missing), reason=reason
+        )
+        for peer in self._donors:
+            self._progress[peer] = self._ctx.now
+            self._ctx.send(peer, ShardRequest(offer.step, tuple(self._assigned.get(peer, ()))))
+
+    def on_shard(self, event: ShardStored) -> None:
+        if self.phase != Phase.FETCH or self._offer is None or event.step != self._offer.step:
+            return
+        if not event.ok:
+            self._ctx.trace("corrupt_shard", peer=self._ctx.name(event.donor), shard=event.shard)
+            self.on_donor_lost(event.donor)
+            return
+        if event.shard not in self._missing:
+            return
+        self._missing.discard(event.shard)
+        self._progress[event.donor] = self._ctx.now
+        self._bytes_from[event.donor] = self._bytes_from.get(event.donor, 0) + self._offer.shard_bytes
+        for shards in self._assigned.values():
+            if event.shard in shards:
+                shards.remove(event.shard)
+        if not self._missing:
+            self._fetched()
+
+    def _drop_slow_donors(self) -> None:
+        limit = self._ctx.config.shard_timeout_s
+        for peer in list(self._donors):
+            if self._assigned.get(peer) and self._ctx.now - self._progress[peer] > limit:
+                self._ctx.trace("slow_donor", peer=self._ctx.name(peer), reason=f"no shard for {limit} s")
+                self.on_donor_lost(peer)
+
+    def on_donor_lost(self, peer: str) -> None:
+        """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""
+        if self._ctx.role != Role.LEARNER:
+            return
+        self._ready.pop(peer, None)
+        if self.phase == Phase.OFFER and self._offer is None and not self._ready:
+            self.restart("no donor is left")
+        elif self.phase == Phase.FETCH and peer in self._donors:
+            self._donors.remove(peer)
+            if self._donors:
+                self._plan(f"without {self._ctx.name(peer)}")
+            else:
+                self.restart("no donor is left")
+        elif self.phase == Phase.VERIFY and peer == self._verify_donor:
+            self._start_verify()
+
+    def _fetched(self) -> None:
+        assert self._offer is not None
+        for donor in self._donors:
+            self._ctx.send(donor, SnapshotRelease(self._offer.step))
+        sources = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
+        self._ctx.trace(
+            "fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources
+        )
+        self._enter(Phase.LOAD)
+        self._node.worker.pump()
+
+    # --- load, verify --------------------------------------------------------------------------------------
+
+    def offer_state(self) -> None:
+        """The worker stands at a boundary without state: give it what was fetched, if it is whole."""
+        if self.phase in (Phase.LOAD, Phase.VERIFY, Phase.READY) and self._offer is not None:
+            self._enter(Phase.LOAD)
+            self._node.worker.prepare_snapshot()
+            self._node.worker.load(self._offer.manifest)
+
+    def _maybe_verify(self) -> None:
+        worker = self._node.worker.worker
+        if worker is not None and worker.applied is not None and not worker.loading:
+            if worker.applied >= self._node.steps.finished - 1:
+                self._start_verify()
+
+    def _start_verify(self) -> None:
+        """Compare digests at one step of the future (of the present, if the run stands still)."""
+        members = [m for m in self._ctx.view.member_ids() if m not in self._node.views.suspects]
+        if not members:
+            return
+        self._retry_at = 0.0
+        self._own, self._own_hashes, self._theirs = None, None, None
+        preferred = [d for d in self._donors if d in members]
+        self._verify_donor = (preferred or members)[0]
+        steps = self._node.steps
+        running = any(beat.running for beat in self._node.liveness.progress.values())
+        newest = max([steps.highest_seen, *(beat.finished for beat in self._node.liveness.progress.values())])
+        step = newest + 1 + self._margin if running else steps.finished
+        self._enter(Phase.VERIFY)
+        self._node.worker.take_snapshot(step)
+        self._ctx.send(self._verify_donor, SnapshotAt(step))
+
+    def on_own_missed(self, step: int) -> None:
+        if self.phase == Phase.VERIFY:
+            self._margin = 2 * self._margin + 1
+            self._ctx.trace("verify_missed", step=step)
+            self._retry_at = self._ctx.now + 0.001
+
+    def on_own_taken(self, message: SnapshotTaken) -> None:
+        if self.phase == Phase.VERIFY:
+            self._own = message.manifest
+            self._ctx.emit(HashSnapshot(message.manifest.step, self._ctx.config.shard_bytes))
+
+    def on_own_hashed(self, event: SnapshotHashed) -> None:
+        if self.phase == Phase.VERIFY and self._own is not None and self._own.step == event.step:
+            self._own_hashes = event.hashes
+            self._compare()
+
+    def _compare(self) -> None:
+        theirs, own = self._theirs, self._own
+        if theirs is None or own is None or self._own_hashes is None:
+            return
+        self._ctx.send(self._verify_donor, SnapshotRelease(theirs.step))
+        if theirs.step != own.step:
+            self._retry_at = self._ctx.now + RETRY_S
+            return
+        if (theirs.hashes, theirs.manifest) == (self._own_hashes, own):
+            self._ctx.trace("digests_equal", step=own.step, peer=self._ctx.name(self._verify_donor))
+            self._enter(Phase.READY)
+            self._announce_ready()
+            return
+        self._attempts += 1
+        wrong = sum(a != b for a, b in zip(theirs.hashes, self._own_hashes, strict=False))
+        self._ctx.trace("digests_differ", step=own.step, shards=wrong, attempt=self._attempts)
+        if self._attempts >= self._ctx.config.verify_attempts:
+            self._node.refuse(
+                f"after {self._attempts} attempts this peer's state still differs from the run's at step {own.step} "
+                f"({wrong} shards, scalars {'equal' if theirs.manifest.scalars == own.scalars else 'differ'}); "
+                "its arithmetic is not that of the others (compare CPU, flags and versions)"
+            )
+            return
+        self.restart("digests differ")
+
+    def _announce_ready(self) -> None:
+        self._since = self._ctx.now
+        step = self._own.step if self._own is not None else 0
+        self._ctx.send_all(self._ctx.view.member_ids(), Ready(self._ctx.id, step))
+
+    def on_worker_died(self) -> None:
+        """What was fetched stays; a restarted worker is given it again."""
+        if self.phase in (Phase.VERIFY, Phase.READY):
+            self._enter(Phase.LOAD)

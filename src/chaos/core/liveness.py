@@ -1,0 +1,143 @@
+"""Who is alive. A lost link or silence raises a question; the answers of the others raise suspicion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaos.core.actions import StopSeal, TrySeal
+from chaos.core.context import Context, Role
+from chaos.core.detector import Detector
+from chaos.core.messages import Decide, Heartbeat, Probe, ProbeReply
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+
+class Liveness:
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self._detector = Detector(ctx.config.detector)
+        self._doubts: dict[str, float] = {}
+        """Peers that I don't hear, and since when."""
+        self._denials: dict[str, set[str]] = {}
+        """Who else says that it does not hear them."""
+        self.neighbours: dict[str, tuple[str, ...]] = {}
+        """What each peer last said of its own links."""
+        self.progress: dict[str, Heartbeat] = {}
+        self._next_heartbeat = 0.0
+
+    def tick(self) -> None:
+        if self._ctx.now >= self._next_heartbeat and self._ctx.views:
+            self._next_heartbeat = self._ctx.now + self._ctx.config.detector.heartbeat_s
+            self._heartbeat()
+        for peer in self._detector.overdue(self._ctx.now):
+            self._doubt(peer, f"silent for {self._detector.silence(peer, self._ctx.now):.1f} s")
+        for peer, since in list(self._doubts.items()):
+            if self._ctx.now - since > self._ctx.config.probe_s:
+                self._conclude(peer, "nobody hears it")
+
+    def _heartbeat(self) -> None:
+        steps = self._node.steps
+        links = tuple(sorted(self._ctx.linked))
+        beat = Heartbeat(self._ctx.view.lineage, self._ctx.view.id, steps.finished, steps.running, links)
+        peers = [p.id for p in self._ctx.view.everybody()]
+        self._ctx.send_all([*peers, *sorted(self._ctx.linked)], beat)
+
+    # --- evidence ------------------------------------------------------------------------------------------
+
+    def heard(self, peer: str) -> None:
+        """Something came from `peer`: it lives."""
+        self._detector.heard(peer, self._ctx.now)
+        if self._doubts.pop(peer, None) is not None:
+            self._ctx.emit(StopSeal(peer))
+        self._denials.pop(peer, None)
+        if self._ctx.views:
+            self._node.views.trust(peer)
+
+    def on_heartbeat(self, src: str, message: Heartbeat) -> None:
+        self.heard(src)
+        self.neighbours[src] = message.links
+        self.progress[src] = message
+        view = self._ctx.view if self._ctx.views else None
+        if view is not None and message.lineage == view.lineage and message.view_id < view.id:
+            self._ctx.send(src, Decide(view))
+
+    def on_link_up(self, peer: str) -> None:
+        self._detector.heard(peer, self._ctx.now)
+        self.heard(peer)
+
+    def on_link_down(self, peer: str, reason: str) -> None:
+        self.neighbours.pop(peer, None)
+        self._doubt(peer, f"link lost: {reason}")
+
+    def installed(self) -> None:
+        """Watch everybody in the view, nobody else."""
+        present = {p.id for p in self._ctx.view.everybody()} - {self._ctx.id}
+        for peer in sorted(present):
+            self._detector.watch(peer, self._ctx.now)
+        for peer in [p for p in self.progress if p not in present]:
+            self.forget(peer)
+        for peer in [p for p in self._doubts if p not in present]:
+            self.forget(peer)
+
+    def forget(self, peer: str) -> None:
+        self._detector.forget(peer)
+        self._doubts.pop(peer, None)
+        self._denials.pop(peer, None)
+        self.neighbours.pop(peer, None)
+        self.progress.pop(peer, None)
+
+    # --- doubt, questions, answers -------------------------------------------------------------------------
+
+    def _doubt(self, peer: str, reason: str) -> None:
+        if peer in self._doubts or not self._ctx.views:
+            return
+        info = self._ctx.view.member(peer) or self._ctx.view.learner(peer)
+        if info is None:
+            self._detector.forget(peer)
+            return
+        self._doubts[peer] = self._ctx.now
+        self._ctx.trace("doubt", peer=info.name, reason=reason)
+        self._ctx.emit(TrySeal(info))
+        self._ctx.send_all(self._witnesses(peer), Probe(peer))
+        self._weigh(peer)
+
+    def _witnesses(self, peer: str) -> list[str]:
+        """Members whose word counts: linked to me, and not themselves in doubt."""
+        return [
+            other
+            for other in self._ctx.view.member_ids()
+            if other not in (peer, self._ctx.id) and other in self._ctx.linked and other not in self._doubts
+        ]
+
+    def hears(self, peer: str) -> bool:
+        return peer in self._ctx.linked and peer not in self._doubts
+
+    def on_probe(self, src: str, message: Probe) -> None:
+        alive = message.target == self._ctx.id or self.hears(message.target)
+        self._ctx.send(src, ProbeReply(message.target, alive))
+        self._deny(src, message.target)
+
+    def on_probe_reply(self, src: str, message: ProbeReply) -> None:
+        if not message.alive:
+            self._deny(src, message.target)
+        elif message.target in self._doubts:
+            self._doubts[message.target] = self._ctx.now
+            self._denials.get(message.target, set()).discard(src)
+
+    def _deny(self, src: str, target: str) -> None:
+        """`src` does not hear `target` either."""
+        if target in self._doubts:
+            self._denials.setdefault(target, set()).add(src)
+            self._weigh(target)
+
+    def _weigh(self, peer: str) -> None:
+        witnesses = self._witnesses(peer)
+        if witnesses and all(w in self._denials.get(peer, set()) for w in witnesses):
+            self._conclude(peer, "nobody hears it")
+
+    def _conclude(self, peer: str, reason: str) -> None:
+        if self._ctx.role in (Role.MEMBER, Role.LEARNER):
+            self._node.views.suspect(peer, reason)
+            self._node.learner.on_donor_lost(peer)

@@ -1,0 +1,306 @@
+"""Control messages between agents. They name steps, chunks and shards; tensors travel elsewhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from chaos.core.types import (
+    Ballot,
+    Count,
+    DataState,
+    Digest,
+    Fingerprint,
+    Layout,
+    PeerIdField,
+    PeerInfo,
+    Record,
+    Signature,
+    StateManifest,
+    Text,
+    View,
+)
+from chaos.core.worker_messages import Contribution
+
+
+class Message(Record, tag=True):
+    """Base of all control messages."""
+
+
+# --- agreement --------------------------------------------------------------------------------------
+
+
+class Accepted(Record):
+    """A vote that was cast: this value at this ballot."""
+
+    ballot: Ballot
+    view: View
+
+
+class LastWords(Record):
+    """A peer's whole agreement state. Written before any vote leaves; final once its process is gone."""
+
+    run: Annotated[str, Meta(max_length=64)]
+    peer: PeerIdField
+    incarnation: Count
+    view: View
+    """The installed view; `promised` and `accepted` are about the decision of the next one."""
+    promised: Ballot | None
+    accepted: Accepted | None
+
+
+class Sealed(Record):
+    """Last words as bytes with the dead peer's own signature, made while it lived."""
+
+    words: Annotated[bytes, Meta(max_length=2 * 2**20)]
+    signature: Signature
+
+
+class Report(Record):
+    """Where a member stands when it promises."""
+
+    finished: Count
+    opened: Count
+    """`finished`, or `finished + 1` once the round of that step may have received its contribution."""
+
+
+class Prepare(Message):
+    """Phase 1. `base` lets a member that missed the last decision install it first."""
+
+    base: View
+    ballot: Ballot
+    freeze: bool
+    """True (a failure is at hand): the promise also forbids to finish a step until the decision."""
+    gone: Annotated[tuple[Sealed, ...], Meta(max_length=64)]
+
+
+class Promise(Message):
+    decree: Count
+    ballot: Ballot
+    report: Report
+    accepted: Accepted | None
+
+
+class Nack(Message):
+    """`promised` is higher than the ballot it answers."""
+
+    decree: Count
+    promised: Ballot
+
+
+class Accept(Message):
+    """Phase 2."""
+
+    decree: Count
+    ballot: Ballot
+    view: View
+
+
+class Vote(Message):
+    """`Accept` was accepted."""
+
+    decree: Count
+    ballot: Ballot
+
+
+class Decide(Message):
+    """A decided view. Also the answer to anybody who is behind."""
+
+    view: View
+
+
+class Seal(Message):
+    """Proof that a peer's process is gone."""
+
+    sealed: Sealed
+
+
+class Goodbye(Message):
+    """The last message of a peer that stops; its words come with it."""
+
+    sealed: Sealed
+    reason: Text
+
+
+# --- membership -------------------------------------------------------------------------------------
+
+
+class Heartbeat(Message):
+    lineage: Annotated[str, Meta(max_length=64)]
+    view_id: Count
+    finished: Count
+    running: bool
+    """The round of `finished + 1` is open."""
+    links: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
+    """Peers this one has a direct link with: the overlay, as others route through it."""
+
+
+class Probe(Message):
+    """Do you hear `target`? Asked before a silent or unlinked peer is suspected."""
+
+    target: PeerIdField
+
+
+class ProbeReply(Message):
+    target: PeerIdField
+    alive: bool
+
+
+class JoinRequest(Message):
+    """A joiner asks any member to be admitted as learner."""
+
+    info: PeerInfo
+    fingerprint: Fingerprint
+    layout: Layout
+
+
+class JoinRefused(Message):
+    reason: Text
+    retry: bool
+    """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
+
+
+class Admit(Message):
+    """A member that checked a joiner tells the others, so that whoever proposes next admits it."""
+
+    info: PeerInfo
+
+
+class Ready(Message):
+    """A learner holds the run's exact state (digests compared) and keeps up: promote it."""
+
+    peer: PeerIdField
+    step: Count
+
+
+class Leaving(Message):
+    """A member wants out. `done`: its script came to its end after `step`."""
+
+    step: Count
+    done: bool
+
+
+class WorkerDown(Message):
+    """The sender's worker died: retry the open round without it, go on without it as a member."""
+
+    reason: Text
+
+
+# --- steps ------------------------------------------------------------------------------------------
+
+
+class StepContribution(Message):
+    """A member's part in an attempt, apart from the gradient bytes. `head` is the lineage it builds on."""
+
+    view_id: Count
+    step: Count
+    head: Digest
+    contribution: Contribution
+
+
+class Ack(Message):
+    """The sender holds the result of `step`; `head` is its lineage there."""
+
+    step: Count
+    head: Digest
+
+
+class FetchResult(Message):
+    """Asks a member that finished `step` for its result; the answer is result frames plus `Finished`."""
+
+    step: Count
+
+
+class FinishedStep(Message):
+    """Everything about a finished step but its bytes: answer to `FetchResult`."""
+
+    view_id: Count
+    step: Count
+    contributions: Annotated[tuple[tuple[PeerIdField, Contribution], ...], Meta(max_length=1024)]
+    digest: Digest
+    nonfinite: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
+
+
+# --- replication ------------------------------------------------------------------------------------
+
+
+class SnapshotPrepare(Message):
+    """A learner asks a member to be its donor: allocate snapshot memory."""
+
+
+class DonorReady(Message):
+    """Snapshot memory is there. `finished` and `running` let the learner choose a step for all donors."""
+
+    finished: Count
+    running: bool
+
+
+class SnapshotAt(Message):
+    """Take (or, if it is the present one, offer) the snapshot of `step`."""
+
+    step: Count
+
+
+class SnapshotMissing(Message):
+    """No snapshot of `step` will come from this member. Its worker stands at `applied`."""
+
+    step: Count
+    applied: Count
+    reason: Text
+
+
+class SnapshotOffer(Message):
+    """A snapshot of a stable step, ready to be served: one atomic manifest of everything that is state."""
+
+    step: Count
+    head: Digest
+    data: DataState
+    manifest: StateManifest
+    shard_bytes: Annotated[int, Meta(ge=1, le=2**30)]
+    hashes: Annotated[tuple[Digest, ...], Meta(max_length=100_000)]
+
+
+class ShardRequest(Message):
+    """Send these shards of the snapshot of `step`, in this order. Replaces any earlier request."""
+
+    step: Count
+    shards: Annotated[tuple[Count, ...], Meta(max_length=100_000)]
+
+
+class SnapshotRelease(Message):
+    """The learner needs the snapshot of `step` no more."""
+
+    step: Count
+
+
+PeerMessage = (
+    Prepare
+    | Promise
+    | Nack
+    | Accept
+    | Vote
+    | Decide
+    | Seal
+    | Goodbye
+    | Heartbeat
+    | Probe
+    | ProbeReply
+    | JoinRequest
+    | JoinRefused
+    | Admit
+    | Ready
+    | Leaving
+    | WorkerDown
+    | StepContribution
+    | Ack
+    | FetchResult
+    | FinishedStep
+    | SnapshotPrepare
+    | DonorReady
+    | SnapshotAt
+    | SnapshotMissing
+    | SnapshotOffer
+    | ShardRequest
+    | SnapshotRelease
+)

@@ -1,0 +1,605 @@
+"""One peer's whole protocol. `Node.handle(event, now)` is the only way in, its actions the only way out.
+
+    views (agreement) -> steps (rounds, commits, stability) -> worker_desk (boundaries)
+    liveness (suspicion)   admission (joins)   donor, learner (replication)
+
+The parts know each other through the node; each writes only its own state and its fields of `Context`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from chaos.core.actions import AnyAction, SendGoodbye, Stop, ToWorker
+from chaos.core.admission import Admission
+from chaos.core.codec import decode_words
+from chaos.core.context import Context, NodeConfig, Role
+from chaos.core.donor import Donor
+from chaos.core.errors import RemoteProtocolError
+from chaos.core.events import (
+    AnyEvent,
+    DialRefused,
+    LeaveRequested,
+    LinkDown,
+    LinksMeasured,
+    LinkUp,
+    Received,
+    RoundComplete,
+    ShardStored,
+    SnapshotFreed,
+    SnapshotHashed,
+    Tick,
+    WordsFound,
+    WorkerDied,
+    WorkerSaid,
+)
+from chaos.core.learner import Learner
+from chaos.core.lineage import CommittedStep, first_head
+from chaos.core.liveness import Liveness
+from chaos.core.messages import (
+    Accept,
+    Ack,
+    Admit,
+    Decide,
+    DonorReady,
+    FetchResult,
+    FinishedStep,
+    Goodbye,
+    Heartbeat,
+    JoinRefused,
+    JoinRequest,
+    Leaving,
+    Nack,
+    PeerMessage,
+    Prepare,
+    Probe,
+    ProbeReply,
+    Promise,
+    Ready,
+    Seal,
+    Sealed,
+    ShardRequest,
+    SnapshotAt,
+    SnapshotMissing,
+    SnapshotOffer,
+    SnapshotPrepare,
+    SnapshotRelease,
+    StepContribution,
+    Vote,
+    WorkerDown,
+)
+from chaos.core.steps import Steps
+from chaos.core.types import DataState, PeerInfo, StateManifest, View
+from chaos.core.views import Views
+from chaos.core.worker_desk import WorkerDesk
+from chaos.core.worker_messages import (
+    Boundary,
+    BucketReady,
+    DeclareData,
+    Declined,
+    Failed,
+    Finished,
+    FromWorker,
+    Register,
+    SnapshotMissed,
+    SnapshotPrepared,
+    SnapshotTaken,
+    StateLoaded,
+    StateRefused,
+)
+
+
+@dataclass(frozen=True)
+class Founding:
+    """How a founder begins: a new run, or one that goes on from a checkpoint (`manifest` set)."""
+
+    run: str
+    lineage: str
+    seed: int = 0
+    view_id: int = 1
+    step: int = 0
+    head: bytes = b""
+    data: DataState = DataState()
+    manifest: StateManifest | None = None
+
+
+class Node:
+    """The protocol of one peer.
+
+    Args:
+        me: how the others know this peer.
+        config: time-outs and options.
+        founding: set if this peer founds the run; otherwise it joins one.
+    """
+
+    def __init__(self, me: PeerInfo, config: NodeConfig, founding: Founding | None = None) -> None:
+        self.ctx = Context(config, me)
+        self._founding = founding
+        if founding is not None:
+            self.ctx.run = founding.run
+        self.views = Views(self.ctx, self)
+        self.steps = Steps(self.ctx, self)
+        self.worker = WorkerDesk(self.ctx, self)
+        self.liveness = Liveness(self.ctx, self)
+        self.admission = Admission(self.ctx, self)
+        self.donor = Donor(self.ctx, self)
+        self.learner = Learner(self.ctx, self)
+        self.stopped: Stop | None = None
+        self._leave_reason = ""
+        self._said_goodbye = False
+        self._last_applied = 0
+        self._ended_members: set[str] = set()
+        self._claims: dict[int, dict[str, bytes]] = {}
+
+    # --- in and out ----------------------------------------------------------------------------------------
+
+    def handle(self, event: AnyEvent, now: float) -> list[AnyAction]:
+        """Take one event at time `now` (seconds, monotonic) and return what is to be done, in order.
+
+        Raises:
+            RemoteProtocolError: a remote's message is out of range; the caller drops its link.
+        """
+        ctx = self.ctx
+        ctx.now = now
+        if self.stopped is None:
+            self._dispatch(event)
+            self._settle()
+        actions, ctx.out = ctx.out, []
+        return actions
+
+    def _settle(self) -> None:
+        """Messages to myself, and what follows from the new state."""
+        while self.stopped is None:
+            while self.ctx.loopback and self.stopped is None:
+                self._receive(self.ctx.id, self.ctx.loopback.pop(0))
+            self._maybe_stop()
+            if self.stopped is None and self.ctx.views:
+                self.views.tick()
+            if not self.ctx.loopback:
+                return
+
+    def _dispatch(self, event: AnyEvent) -> None:
+        match event:
+            case Tick():
+                self.liveness.tick()
+                self.admission.tick()
+                self.learner.tick()
+            case Received(src, message):
+                self._receive(src, message)
+            case WorkerSaid(message):
+                self._from_worker(message)
+            case WorkerDied(reason):
+                self._worker_died(reason)
+            case RoundComplete():
+                self.steps.on_round_complete(event)
+            case LinkUp(info, run):
+                self._link_up(info, run)
+            case LinkDown(peer, reason):
+                self._link_down(peer, reason)
+            case DialRefused(address, reason):
+                if not self.ctx.views:
+                    self.refuse(f"{address}: {reason}")
+            case WordsFound(sealed):
+                self.on_sealed(sealed, announce=True)
+            case ShardStored():
+                self.learner.on_shard(event)
+            case SnapshotHashed():
+                self.donor.on_hashed(event)
+                self.learner.on_own_hashed(event)
+            case SnapshotFreed(step):
+                self.donor.release("checkpoint", step)
+            case LinksMeasured():
+                self.learner.on_links(event)
+            case LeaveRequested(reason):
+                self._leave(reason)
+
+    def _receive(self, src: str, message: PeerMessage) -> None:
+        match message:
+            case StepContribution():
+                self.steps.on_contribution(src, message)
+            case Ack():
+                self.steps.on_ack(src, message)
+            case Heartbeat():
+                self.liveness.on_heartbeat(src, message)
+            case Prepare():
+                self.views.on_prepare(src, message)
+            case Promise():
+                self.views.on_promise(src, message)
+            case Nack():
+                self.views.on_nack(src, message)
+            case Accept():
+                self.views.on_accept(src, message)
+            case Vote():
+                self.views.on_vote(src, message)
+            case Decide(view):
+                self._decided(view)
+            case Seal(sealed):
+                self.on_sealed(sealed, announce=False)
+            case Goodbye():
+                self._goodbye(src, message)
+            case Probe():
+                self.liveness.on_probe(src, message)
+            case ProbeReply():
+                self.liveness.on_probe_reply(src, message)
+            case FetchResult():
+                self.steps.on_fetch(src, message)
+            case FinishedStep():
+                self.steps.on_finished_step(src, message)
+            case _:
+                self._receive_membership(src, message)
+
+    def _receive_membership(self, src: str, message: PeerMessage) -> None:
+        wishes = self.ctx.wishes
+        match message:
+            case JoinRequest():
+                self.admission.on_request(src, message)
+            case JoinRefused():
+                self.admission.on_refused(src, message)
+            case Admit():
+                self.admission.on_admit(message)
+            case Ready(peer, step):
+                wishes.ready[peer] = step
+            case Leaving(step, done):
+                wishes.leaving[src] = step
+                if done:
+                    wishes.done.add(src)
+            case WorkerDown():
+                if self.ctx.views and self.ctx.view.member(src):
+                    wishes.worker_down.add(src)
+                wishes.ready.pop(src, None)
+            case SnapshotPrepare():
+                self.donor.on_prepare(src)
+            case DonorReady():
+                self.learner.on_donor_ready(src, message)
+            case SnapshotAt():
+                self.donor.on_snapshot_at(src, message)
+            case SnapshotMissing():
+                self.learner.on_missing(src, message)
+            case SnapshotOffer():
+                self.learner.on_offer(src, message)
+            case ShardRequest():
+                self.donor.on_shard_request(src, message)
+            case SnapshotRelease(step):
+                self.donor.release(src, step)
+            case _:
+                raise RemoteProtocolError(f"{type(message).__name__} is not a message between peers")
+
+    # --- links ---------------------------------------------------------------------------------------------
+
+    def _link_up(self, info: PeerInfo, run: str) -> None:
+        ctx = self.ctx
+        if not ctx.run and run:
+            ctx.run = run
+            self._begin()
+        ctx.linked[info.id] = info
+        self.liveness.on_link_up(info.id)
+        ctx.trace("link_up", peer=info.name, party=info.party[:16])
+        if ctx.role == Role.JOINER:
+            self.admission.ask_soon()
+            self.admission.tick()
+        elif ctx.views:
+            ctx.send(info.id, Decide(ctx.view))
+
+    def _link_down(self, peer: str, reason: str) -> None:
+        info = self.ctx.linked.pop(peer, None)
+        self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
+        self.liveness.on_link_down(peer, reason)
+
+    # --- views ---------------------------------------------------------------------------------------------
+
+    def _decided(self, view: View) -> None:
+        ctx = self.ctx
+        known = view.member(ctx.id) or view.learner(ctx.id)
+        if not ctx.views and (
+            known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)
+        ):
+            self.admission.learn_addresses(view)
+            return
+        self.views.install(view)
+
+    def on_installed(self, view: View, was: Role) -> None:
+        """Called by `views` right after it made `view` the installed one."""
+        role = self.ctx.role
+        self.liveness.installed()
+        if role == Role.JOINER:
+            self.rejoin("the others went on without this peer")
+            return
+        self.admission.admitted()
+        self.donor.installed(view)
+        self.learner.installed()
+        if not view.abort:
+            self.worker.pump()
+        self.steps.installed(view)
+        self.worker.pump()
+        if role == Role.MEMBER and was != Role.MEMBER:
+            self._check_state()
+        if role == Role.LEAVER:
+            self._maybe_stop()
+
+    def _check_state(self) -> None:
+        """A peer that became a member while its worker died says so at once."""
+        worker = self.worker.worker
+        if worker is None or worker.applied is None:
+            self._worker_down("it became a member without a worker that holds the state")
+
+    def rejoin(self, reason: str) -> None:
+        """Start over as a joiner: this peer was left behind, or does not hold what it would need."""
+        ctx = self.ctx
+        ctx.trace("rejoin", reason=reason)
+        if ctx.role == Role.LEARNER:
+            self.learner.restart(reason)
+            return
+        ctx.role = Role.JOINER
+        for info in ctx.view.everybody() if ctx.views else ():
+            if info.id != ctx.id:
+                self.admission.remember(info)
+        ctx.views.clear()
+        self.views.forget()
+        self.steps.reset()
+        self.worker.forget_state()
+        self.learner.reset()
+        self.admission.ask_soon()
+
+    def on_sealed(self, sealed: Sealed, announce: bool) -> None:
+        """A dead peer's last words: checked, then proof that it is gone."""
+        words = decode_words(sealed)
+        ctx = self.ctx
+        if not ctx.views or words.run != ctx.run:
+            return
+        info = ctx.view.member(words.peer) or ctx.view.learner(words.peer)
+        if info is None or info.incarnation != words.incarnation:
+            return
+        if not ctx.config.verify(info.key, sealed.signature, sealed.words):
+            raise RemoteProtocolError(f"the last words of {info.name} bear a wrong signature")
+        if not self.views.add_gone(sealed, words):
+            return
+        ctx.trace("gone", peer=info.name, reason="its last words are sealed")
+        self.learner.on_donor_lost(words.peer)
+        self.steps.refetch(words.peer)
+        if announce:
+            ctx.send_all((p.id for p in ctx.view.everybody()), Seal(sealed))
+
+    def on_diverged(self, peer: str, step: int, head: bytes) -> None:
+        """Somebody's lineage differs from mine at `step`. Whoever is in the minority heals.
+
+        With a tie, the side with the lower rank is believed.
+        """
+        ctx = self.ctx
+        claims = self._claims.setdefault(step, {})
+        if peer in claims or not ctx.views:
+            return
+        claims[peer] = head
+        self._claims = {s: c for s, c in self._claims.items() if s > step - 8}
+        ctx.trace("diverged", peer=ctx.name(peer), step=step)
+        members = ctx.view.member_ids()
+        against = [m for m in members if claims.get(m) == head]
+        with_me = [m for m in members if m not in claims]
+        outvoted = len(against) > len(with_me)
+        tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(
+            with_me[0]
+        )
+        if ctx.role == Role.MEMBER and against and with_me and (outvoted or tied_and_lower):
+            self.worker.forget_state()
+            self._worker_down("its state differs from that of the others")
+
+    # --- the worker ----------------------------------------------------------------------------------------
+
+    def _from_worker(self, message: FromWorker) -> None:
+        match message:
+            case Boundary(applied):
+                self._last_applied = applied
+                self.worker.on_boundary(message)
+            case BucketReady():
+                raise AssertionError("buckets are the driver's business")
+            case Register():
+                self.worker.on_register(message)
+            case DeclareData():
+                self.worker.on_declare(message)
+            case StateLoaded(step):
+                self.worker.on_loaded(step)
+                self._found_resumed(step)
+            case StateRefused(reason):
+                self.refuse(reason)
+            case SnapshotPrepared():
+                self.donor.on_prepared()
+            case SnapshotTaken():
+                self.donor.on_taken(message)
+                self.learner.on_own_taken(message)
+            case SnapshotMissed():
+                self.worker.on_snapshot_missed(message)
+            case Finished():
+                self.worker.on_finished(message)
+            case Failed():
+                self.worker.on_failed(message)
+
+    def on_worker_registered(self) -> None:
+        """The worker is there: found the run, join it, or catch up again after a restart."""
+        if self.ctx.run:
+            self._begin()
+
+    def _begin(self) -> None:
+        founding, desk = self._founding, self.worker
+        if desk.worker is None:
+            return
+        if founding is None or self.ctx.views:
+            desk.welcome(founder=False, seed=founding.seed if founding else 0)
+            self.admission.ask_soon()
+            self.admission.tick()
+        elif founding.manifest is None:
+            self.steps.adopt(0, first_head(founding.run, founding.lineage), founding.data)
+            desk.welcome(founder=True, seed=founding.seed)
+            self._install_first(founding)
+        else:
+            desk.welcome(founder=False, seed=founding.seed)
+
+    def offer_checkpoint(self) -> None:
+        """The worker of a founder that resumes stands ready: give it the checkpoint's state."""
+        if self._founding is not None and self._founding.manifest is not None and not self.ctx.views:
+            self.worker.load(self._founding.manifest)
+
+    def _found_resumed(self, step: int) -> None:
+        founding = self._founding
+        if founding is None or founding.manifest is None or self.ctx.views or step != founding.step:
+            return
+        self.steps.adopt(step, founding.head, founding.data)
+        self.steps.start = step
+        self._install_first(founding)
+
+    def _install_first(self, founding: Founding) -> None:
+        reason = "resumed from a checkpoint" if founding.manifest else "founded"
+        first = View(
+            founding.lineage, founding.view_id, (self.ctx.me,), (), founding.step + 1, False, (), reason
+        )
+        self.views.install(first)
+
+    def _worker_died(self, reason: str) -> None:
+        worker = self.worker.worker
+        if worker is None:
+            return
+        ended = worker.script_ended
+        self.worker.died()
+        if ended:
+            return
+        self.ctx.trace("worker_died", reason=reason)
+        self.donor.on_worker_died()
+        self.learner.on_worker_died()
+        if self.ctx.role == Role.MEMBER:
+            self._worker_down(reason)
+        elif self.ctx.role == Role.LEARNER:
+            self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
+
+    def _worker_down(self, reason: str) -> None:
+        self.ctx.send_all((p.id for p in self.ctx.view.everybody()), WorkerDown(reason))
+        self.ctx.wishes.worker_down.add(self.ctx.id)
+
+    # --- steps ---------------------------------------------------------------------------------------------
+
+    def on_committed(self, done: CommittedStep) -> None:
+        """Called by `steps` after each commit, before the next round opens."""
+        view = self.ctx.view_for(done.step) or self.ctx.view
+        samples = [(peer, r.epoch, r.start, r.stop) for peer, c in done.contributions for r in c.ranges]
+        self.ctx.trace(
+            "commit", step=done.step, view=done.view_id, lineage=view.lineage, head=done.head.hex(),
+            digest=done.digest.hex(), loss=done.loss, weight=done.weight, skip=done.skip,
+            contributors=[peer for peer, c in done.contributions if not c.empty], samples=samples,
+            epoch=done.data.epoch,
+        )  # fmt: skip
+        self.steps.acknowledge()
+        self.donor.on_committed(done.step)
+        self.worker.pump()
+
+    def on_stable(self, step: int) -> None:
+        """Called by `steps` when every member holds the result of `step`."""
+        self.ctx.trace("stable", step=step)
+        self.donor.on_stable()
+
+    # --- leaving, stopping ---------------------------------------------------------------------------------
+
+    def _leave(self, reason: str) -> None:
+        if self._leave_reason:
+            return
+        self._leave_reason = reason
+        self.ctx.trace("leave", reason=reason)
+        if self.ctx.role == Role.MEMBER:
+            self._announce_leave(self.steps.finished, done=False)
+        elif self.ctx.role in (Role.JOINER, Role.LEARNER):
+            self.stop(0, f"left before it became a member ({reason})")
+
+    def _announce_leave(self, step: int, done: bool) -> None:
+        self.ctx.send_all((p.id for p in self.ctx.view.everybody()), Leaving(step, done))
+        self.ctx.wishes.leaving[self.ctx.id] = step
+        if done:
+            self.ctx.wishes.done.add(self.ctx.id)
+
+    def on_script_ended(self, applied: int) -> None:
+        self._last_applied = applied
+        self.ctx.trace("script_ended", step=applied)
+        if self.ctx.role == Role.MEMBER:
+            self._announce_leave(applied, done=True)
+        elif self.ctx.role in (Role.JOINER, Role.LEARNER):
+            self.stop(0, "the script ended before this peer became a member")
+
+    def leaving_now(self) -> bool:
+        """This peer was asked to leave, and so were all others: nobody is left to go on without it."""
+        leaving = self.ctx.wishes.leaving
+        return bool(self._leave_reason) and all(m in leaving for m in self.ctx.view.member_ids())
+
+    def _goodbye(self, src: str, message: Goodbye) -> None:
+        self._ended_members.add(src)
+        self.ctx.trace("goodbye", peer=self.ctx.name(src), reason=message.reason)
+        self.on_sealed(message.sealed, announce=False)
+
+    def _maybe_stop(self) -> None:
+        ctx, steps = self.ctx, self.steps
+        if self.stopped is not None or not ctx.views:
+            return
+        worker = self.worker.worker
+        ended = worker is None or worker.script_ended
+        if ctx.role == Role.MEMBER:
+            all_leave = all(m in ctx.wishes.leaving for m in ctx.view.member_ids())
+            if all_leave and ctx.id in ctx.wishes.done and steps.stable >= self._last_applied:
+                self.stop(0, f"the run is complete after step {steps.stable}")
+        elif ctx.role == Role.LEAVER and steps.finished >= ctx.view.first_step - 1:
+            if steps.stable >= ctx.view.first_step - 1 and not self._said_goodbye:
+                self._farewell(self._leave_reason or "script ended")
+            if self._said_goodbye and ended:
+                self.stop(0, f"left after step {steps.finished}; all members hold it")
+        elif ctx.role == Role.LEARNER and self._ended_members.issuperset(ctx.view.member_ids()):
+            self.stop(0, "the run ended before this peer became a member")
+
+    def _farewell(self, reason: str) -> None:
+        self._said_goodbye = True
+        self.ctx.emit(SendGoodbye(tuple(sorted(self.ctx.linked)), reason))
+
+    def refuse(self, reason: str) -> None:
+        """The run does not take this peer: its worker raises, the agent stops."""
+        self.ctx.emit(ToWorker(Declined(reason)))
+        self.stop(4, reason)
+
+    def stop(self, code: int, reason: str) -> None:
+        if self.stopped is not None:
+            return
+        if not self._said_goodbye and self.ctx.views:
+            self._farewell(reason)
+        self.stopped = Stop(code, reason)
+        self.ctx.trace("stop", code=code, reason=reason)
+        self.ctx.emit(self.stopped)
+
+    # --- for people ----------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What `chaos status` shows of this peer's knowledge."""
+        ctx = self.ctx
+        view = ctx.view if ctx.views else None
+        return {
+            "run": ctx.run,
+            "peer": ctx.me.name,
+            "role": str(ctx.role),
+            "lineage": view.lineage if view else "",
+            "view": view.id if view else 0,
+            "step": self.steps.finished,
+            "stable": self.steps.stable,
+            "epoch": self.steps.data.epoch,
+            "paused": self.views.paused,
+            "learner_phase": str(self.learner.phase),
+            "members": [self._describe(p, "member") for p in (view.members if view else ())]
+            + [self._describe(p, "learner") for p in (view.learners if view else ())],
+        }
+
+    def _describe(self, info: PeerInfo, role: str) -> dict[str, Any]:
+        beat = self.liveness.progress.get(info.id)
+        me = info.id == self.ctx.id
+        return {
+            "name": info.name,
+            "id": info.id,
+            "role": role,
+            "party": info.party,
+            "addresses": list(info.addresses),
+            "step": self.steps.finished if me else beat.finished if beat else None,
+            "links": [
+                self.ctx.name(p) for p in (sorted(self.ctx.linked) if me else beat.links if beat else ())
+            ],
+            "linked": me or info.id in self.ctx.linked,
+            "suspect": info.id in self.views.suspects,
+        }

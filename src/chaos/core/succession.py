@@ -1,0 +1,112 @@
+"""Which view comes next: a pure function of the present one, what members reported, and what is wished for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chaos.core.messages import Report
+from chaos.core.types import PeerInfo, View
+
+
+@dataclass
+class Wishes:
+    """What peers asked for or what befell them; every member keeps a copy, so that any can propose."""
+
+    admit: dict[str, PeerInfo] = field(default_factory=dict)
+    """Joiners that a member has checked."""
+    ready: dict[str, int] = field(default_factory=dict)
+    """Learners that hold the state, and the step at which it was compared."""
+    leaving: dict[str, int] = field(default_factory=dict)
+    """Members that want out, and the last step they took part in."""
+    done: set[str] = field(default_factory=set)
+    """Those of them whose script ended."""
+    worker_down: set[str] = field(default_factory=set)
+    """Members without a worker."""
+    lost_learners: set[str] = field(default_factory=set)
+    """Learners that are silent or gone."""
+
+    def forget(self, view: View) -> None:
+        """Drop what this installed view has settled."""
+        members, known = set(view.member_ids()), {p.id: p for p in view.everybody()}
+        self.admit = {
+            peer: info
+            for peer, info in self.admit.items()
+            if peer not in known or known[peer].incarnation < info.incarnation
+        }
+        learners = {p.id for p in view.learners}
+        self.ready = {peer: step for peer, step in self.ready.items() if peer in learners}
+        self.leaving = {peer: step for peer, step in self.leaving.items() if peer in members}
+        self.done &= members
+        self.worker_down &= members
+        self.lost_learners &= learners
+
+
+def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cause: str) -> View | None:
+    """The view without those who did not report, or whose worker died. Promotes nobody, admits nobody.
+
+    Rounds of the old view are void; steps go on after the last one that any reporter finished.
+    None if nobody would be left to train.
+    """
+    finished = max(report.finished for report in reports.values())
+    reporters = [m for m in base.members if m.id in reports]
+    members = tuple(m for m in reporters if m.id not in wishes.worker_down)
+    if not members:
+        return None
+    demoted = tuple(m for m in reporters if m.id in wishes.worker_down)
+    sources = tuple(m.id for m in reporters if reports[m.id].finished == finished)
+    lost = [m.name for m in base.members if m not in members]
+    return View(
+        lineage=base.lineage,
+        id=base.id + 1,
+        members=members,
+        learners=base.learners + demoted,
+        first_step=finished + 1,
+        abort=True,
+        sources=sources,
+        reason=f"failure: without {', '.join(lost) or 'nobody'} ({cause})",
+    )
+
+
+def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing: tuple[str, ...]) -> View:
+    """The view with joiners admitted, ready learners promoted and leavers gone. All members of `base` report.
+
+    Steps before `first_step` finish under the old view; nobody has opened one at or after it.
+    """
+    assert all(m.id in reports for m in base.members)
+    promoted = [p for p in base.learners if p.id in wishes.ready and p.id not in wishes.lost_learners]
+    admitted = sorted(wishes.admit.values(), key=lambda p: p.id)
+    renewed = {p.id for p in admitted}
+    members = tuple(m for m in base.members if m.id not in releasing) + tuple(promoted)
+    member_ids = {m.id for m in members}
+    kept = [
+        p
+        for p in base.learners
+        if p.id not in member_ids and p.id not in renewed and p.id not in wishes.lost_learners
+    ]
+    learners = tuple(kept) + tuple(p for p in admitted if p.id not in member_ids)
+    first_step = max(report.opened for report in reports.values()) + 1
+    return View(
+        lineage=base.lineage,
+        id=base.id + 1,
+        members=members,
+        learners=learners,
+        first_step=first_step,
+        abort=False,
+        sources=(),
+        reason=_planned_reason(base, promoted, admitted, releasing, wishes),
+    )
+
+
+def _planned_reason(
+    base: View,
+    promoted: list[PeerInfo],
+    admitted: list[PeerInfo],
+    releasing: tuple[str, ...],
+    wishes: Wishes,
+) -> str:
+    parts = [f"scale-out: {p.name} becomes a member" for p in promoted]
+    parts += [f"{p.name} is admitted as learner" for p in admitted]
+    parts += [f"scale-in: {m.name} leaves" for m in base.members if m.id in releasing]
+    parts += [f"learner {p.name} is lost" for p in base.learners if p.id in wishes.lost_learners]
+    return "; ".join(parts) or "nothing left to change"

@@ -1,0 +1,350 @@
+"""From one view to the next: when a change is needed, who proposes it, and what installing it means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaos.core.actions import Connect, Disconnect, Persist, StopSeal
+from chaos.core.agreement import Acceptor, Proposal
+from chaos.core.context import Context, Role
+from chaos.core.messages import Accept, Decide, LastWords, Nack, Prepare, Promise, Sealed, Vote
+from chaos.core.succession import after_failure, planned
+from chaos.core.types import Ballot, View
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+PATIENCE = 5
+"""A proposal older than so many takeover times is tried again: a message may have been lost with its link."""
+
+
+class Views:
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self.acceptor: Acceptor | None = None
+        self.proposal: Proposal | None = None
+        self.gone: dict[str, tuple[Sealed, LastWords]] = {}
+        """Peers of the installed view with their sealed last words."""
+        self.suspects: set[str] = set()
+        self.paused = False
+        """A change is needed and no quorum answers."""
+        self._round = 0
+        self._need_since: float | None = None
+        self._retry_at = 0.0
+
+    # --- is a change needed? -------------------------------------------------------------------------------
+
+    def _failed(self) -> list[str]:
+        """Members without whom steps can't go on."""
+        wishes = self._ctx.wishes
+        return [
+            peer
+            for peer in self._ctx.view.member_ids()
+            if peer in self.suspects or peer in self.gone or peer in wishes.worker_down
+        ]
+
+    def releasing(self) -> tuple[str, ...]:
+        """Leavers that the next planned view lets go.
+
+        One whose script came to its end is let go once the others have gone past its last step; if all
+        members end there, the run simply ends.
+        """
+        wishes, members = self._ctx.wishes, self._ctx.view.member_ids()
+        if all(peer in wishes.leaving for peer in members):
+            return ()
+        finished = self._node.steps.finished
+        return tuple(
+            peer
+            for peer in members
+            if peer in wishes.leaving and (peer not in wishes.done or finished > wishes.leaving[peer])
+        )
+
+    def _promotable(self) -> bool:
+        """A ready learner that lags at most one step."""
+        steps, learners = self._node.steps, {p.id for p in self._ctx.view.learners}
+        return any(
+            peer in learners and steps.acked(peer) >= steps.finished - 1 for peer in self._ctx.wishes.ready
+        )
+
+    def needed(self) -> str:
+        """Why the view has to change: 'failure', 'planned', or '' if it need not."""
+        wishes = self._ctx.wishes
+        if self._failed():
+            return "failure"
+        if wishes.admit or wishes.lost_learners or self._promotable() or self.releasing():
+            return "planned"
+        return ""
+
+    # --- proposing -----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Propose if it is my turn: the lowest unsuspected rank at once, the others after a while each."""
+        if self.acceptor is None or self._ctx.role not in (Role.MEMBER,):
+            return
+        need = self.needed()
+        if not need:
+            self._need_since = None
+            self.paused = False
+            return
+        if self._need_since is None:
+            self._need_since = self._ctx.now
+        current = self.proposal
+        if current is not None and self._ctx.now - current.started > PATIENCE * self._ctx.config.takeover_s:
+            self.proposal = current = None
+        if current is not None and (current.freeze or need == "planned"):
+            self._proceed()
+            return
+        turn = self._need_since + self._turn() * self._ctx.config.takeover_s
+        if self._ctx.now >= max(turn, self._retry_at):
+            self._propose(freeze=need == "failure")
+
+    def _turn(self) -> int:
+        able = [p for p in self._ctx.view.member_ids() if p not in self.suspects and p not in self.gone]
+        return able.index(self._ctx.id) if self._ctx.id in able else len(able)
+
+    def _propose(self, freeze: bool) -> None:
+        base = self._ctx.view
+        promised = self.acceptor.promised if self.acceptor is not None else None
+        self._round = max(self._round, promised.round if promised else 0) + 1
+        members = base.member_ids()
+        gone = {peer: entry for peer, entry in self.gone.items() if peer in members}
+        words = {peer: entry[1] for peer, entry in gone.items()}
+        proposal = Proposal(base, Ballot(self._round, self._ctx.id), freeze, words, self._ctx.now)
+        decided, higher = proposal.already_decided(), proposal.refused_by_words()
+        if decided is not None:
+            self._ctx.trace("view_learned", view=decided.id, reason="found in last words")
+            self.install(decided)
+            return
+        if higher is not None:
+            self._round = higher.round + 1
+            proposal.ballot = Ballot(self._round, self._ctx.id)
+        self.proposal = proposal
+        self._ctx.trace("propose", view=proposal.decree, ballot=self._round, freeze=freeze, gone=list(words))
+        message = Prepare(base, proposal.ballot, freeze, tuple(entry[0] for entry in gone.values()))
+        for peer in members:
+            if peer not in gone:
+                self._ctx.send(peer, message)
+
+    def _proceed(self) -> None:
+        """Phase 2 once all who are expected to promise have done so; the decision once a quorum voted."""
+        current = self.proposal
+        if current is None:
+            return
+        if current.value is None:
+            awaited = [
+                p
+                for p in current.base.member_ids()
+                if p not in current.promises and p not in current.gone and p not in self.suspects
+            ]
+            if awaited:
+                return
+            if not current.promised_by_quorum():
+                self._note_pause(current)
+                return
+            self._choose(current)
+        elif current.accepted_by_quorum():
+            value = current.value
+            audience = dict.fromkeys(p.id for p in (*current.base.everybody(), *value.everybody()))
+            self._ctx.send_all(audience, Decide(value))
+            took = round((self._ctx.now - current.started) * 1000, 3)
+            self._ctx.trace("decide", view=value.id, reason=value.reason, handling_ms=took)
+            self.install(value)
+
+    def _note_pause(self, current: Proposal) -> None:
+        if not self.paused:
+            self.paused = True
+            silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
+            self._ctx.trace("paused", view=current.base.id, reason=f"no quorum without {', '.join(silent)}")
+
+    def _choose(self, current: Proposal) -> None:
+        self.paused = False
+        reports = current.reports()
+        value = current.recovered()
+        if value is None and not current.freeze:
+            if any(peer not in reports for peer in current.base.member_ids()):
+                self._propose(freeze=True)
+                return
+            value = planned(current.base, reports, self._ctx.wishes, self.releasing())
+        elif value is None:
+            silent = [p for p in current.base.member_ids() if p not in reports]
+            cause = "sealed" if all(p in current.gone for p in silent) else "silent"
+            value = after_failure(current.base, reports, self._ctx.wishes, cause if silent else "worker died")
+            if value is None:
+                self._node.stop(
+                    5, "every worker of the run died; start again from a checkpoint (--checkpoint DIR)"
+                )
+                return
+        current.value = value
+        for peer in current.base.member_ids():
+            if peer not in current.gone:
+                self._ctx.send(peer, Accept(current.decree, current.ballot, value))
+
+    # --- voting --------------------------------------------------------------------------------------------
+
+    def on_prepare(self, src: str, message: Prepare) -> None:
+        if self._ctx.views and message.base.lineage != self._ctx.view.lineage:
+            return
+        for sealed in message.gone:
+            self._node.on_sealed(sealed, announce=False)
+        if not self._ctx.views or message.base.id > self._ctx.view.id:
+            self.install(message.base)
+        if message.base.id < self._ctx.view.id:
+            self._ctx.send(src, Decide(self._ctx.view))
+            return
+        acceptor = self.acceptor
+        if acceptor is None or self._ctx.view.member(src) is None:
+            return
+        if not acceptor.promise(message.ballot):
+            self._nack(src, acceptor)
+            return
+        self._round = max(self._round, message.ballot.round)
+        self._node.steps.hold(message.freeze)
+        self._persist(acceptor)
+        self._ctx.send(
+            src, Promise(acceptor.decree, message.ballot, self._node.steps.report(), acceptor.accepted)
+        )
+
+    def _nack(self, src: str, acceptor: Acceptor) -> None:
+        assert acceptor.promised is not None
+        self._ctx.send(src, Nack(acceptor.decree, acceptor.promised))
+
+    def on_promise(self, src: str, message: Promise) -> None:
+        current = self.proposal
+        if current is not None and message.decree == current.decree and current.value is None:
+            current.add_promise(src, message)
+            self._proceed()
+
+    def on_nack(self, src: str, message: Nack) -> None:
+        current = self.proposal
+        if current is not None and message.decree == current.decree and message.promised > current.ballot:
+            self._round = max(self._round, message.promised.round)
+            self.proposal = None
+            self._retry_at = self._ctx.now + self._ctx.config.takeover_s * (1 + self._turn()) / 4
+            self._ctx.trace("nack", view=message.decree, peer=self._ctx.name(src))
+
+    def on_accept(self, src: str, message: Accept) -> None:
+        acceptor = self.acceptor
+        if (
+            acceptor is None
+            or message.decree > acceptor.decree
+            or message.view.lineage != acceptor.view.lineage
+        ):
+            return
+        if message.decree < acceptor.decree:
+            self._ctx.send(src, Decide(self._ctx.view))
+            return
+        if not acceptor.accept(message.ballot, message.view):
+            self._nack(src, acceptor)
+            return
+        self._persist(acceptor)
+        self._ctx.send(src, Vote(message.decree, message.ballot))
+
+    def on_vote(self, src: str, message: Vote) -> None:
+        current = self.proposal
+        if current is not None and message.decree == current.decree:
+            current.add_vote(src, message.ballot)
+            self._proceed()
+
+    def _persist(self, acceptor: Acceptor) -> None:
+        self._ctx.emit(Persist(acceptor.words(self._ctx.run, self._ctx.id, self._ctx.me.incarnation)))
+
+    def words(self) -> LastWords | None:
+        acceptor = self.acceptor
+        return acceptor.words(self._ctx.run, self._ctx.id, self._ctx.me.incarnation) if acceptor else None
+
+    # --- what becomes of peers -----------------------------------------------------------------------------
+
+    def add_gone(self, sealed: Sealed, words: LastWords) -> bool:
+        """A peer's words are in hand. False if that was known or does not concern this view."""
+        info = self._ctx.view.member(words.peer) or self._ctx.view.learner(words.peer)
+        if info is None or words.peer in self.gone or info.incarnation != words.incarnation:
+            return False
+        self.gone[words.peer] = (sealed, words)
+        if self._ctx.view.learner(words.peer):
+            self._ctx.wishes.lost_learners.add(words.peer)
+        self.suspects.add(words.peer)
+        self._restart()
+        return True
+
+    def suspect(self, peer: str, reason: str) -> None:
+        if peer in self.suspects or not self._ctx.views:
+            return
+        if self._ctx.view.member(peer):
+            self.suspects.add(peer)
+            self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
+            self._node.steps.refetch(peer)
+        elif self._ctx.view.learner(peer) and peer not in self._ctx.wishes.lost_learners:
+            self._ctx.wishes.lost_learners.add(peer)
+            self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
+
+    def trust(self, peer: str) -> None:
+        """A suspect was heard again before anybody decided to go on without it."""
+        if peer in self.suspects and peer not in self.gone:
+            self.suspects.discard(peer)
+            self._ctx.trace("trust", peer=self._ctx.name(peer), reason="heard again")
+        if peer not in self.gone:
+            self._ctx.wishes.lost_learners.discard(peer)
+
+    def _restart(self) -> None:
+        """Newly sealed words change the quorum: a proposal under way starts again with them."""
+        if self.proposal is not None:
+            self.proposal = None
+            self._retry_at = self._ctx.now
+
+    def forget(self) -> None:
+        """This peer starts over: it has no vote and no opinion."""
+        self.acceptor = self.proposal = self._need_since = None
+        self.gone.clear()
+        self.suspects.clear()
+        self.paused = False
+
+    # --- installing ----------------------------------------------------------------------------------------
+
+    def install(self, view: View) -> None:
+        """Make a decided view mine. Older and foreign ones change nothing."""
+        ctx = self._ctx
+        if ctx.views and (view.lineage != ctx.view.lineage or view.id <= ctx.view.id):
+            return
+        before = ctx.view.everybody() if ctx.views else ()
+        was = ctx.role
+        ctx.views.append(view)
+        ctx.role = self._role(view, was)
+        self.proposal, self._need_since, self.paused = None, None, False
+        ctx.wishes.forget(view)
+        known = {p.id for p in view.everybody()}
+        self.gone = {peer: entry for peer, entry in self.gone.items() if peer in known}
+        self.suspects &= known
+        if ctx.role == Role.MEMBER:
+            if self.acceptor is None:
+                self.acceptor = Acceptor(view)
+            else:
+                self.acceptor.install(view)
+            self._persist(self.acceptor)
+        elif ctx.role != Role.LEAVER:
+            self.acceptor = None
+        ctx.trace("view", view=view.id, first_step=view.first_step, abort=view.abort, role=str(ctx.role),
+                  members=[m.name for m in view.members], learners=[p.name for p in view.learners],
+                  reason=view.reason)  # fmt: skip
+        self._relink(view, {p.id for p in before})
+        self._node.on_installed(view, was)
+
+    def _role(self, view: View, was: Role) -> Role:
+        mine = self._ctx.me.incarnation
+        if (info := view.member(self._ctx.id)) and info.incarnation == mine:
+            return Role.MEMBER
+        if (info := view.learner(self._ctx.id)) and info.incarnation == mine:
+            return Role.LEARNER
+        wants_out = self._ctx.id in self._ctx.wishes.leaving
+        return (
+            Role.LEAVER if was in (Role.MEMBER, Role.LEAVER) and wants_out and not view.abort else Role.JOINER
+        )
+
+    def _relink(self, view: View, before: set[str]) -> None:
+        for info in view.everybody():
+            if info.id != self._ctx.id:
+                self._ctx.emit(Connect(info))
+        for peer in sorted(before - {p.id for p in view.everybody()} - {self._ctx.id}):
+            self._ctx.emit(StopSeal(peer))
+            if view.abort:
+                self._ctx.emit(Disconnect(peer, "not part of the view any more"))

@@ -1,0 +1,257 @@
+"""The node's side of its worker: feed it commits at each boundary, and let it go on when it is up to date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from chaos.core.actions import ToWorker
+from chaos.core.context import Context, Role
+from chaos.core.types import Fingerprint, Layout, StateManifest
+from chaos.core.worker_messages import (
+    Boundary,
+    Commit,
+    Contribution,
+    DeclareData,
+    Declined,
+    Failed,
+    Finished,
+    LoadState,
+    PrepareSnapshot,
+    Proceed,
+    Register,
+    SnapshotMissed,
+    TakeSnapshot,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+STOP_ON_NONFINITE = "on_nonfinite='stop'"
+"""How the fingerprint's options spell that a non-finite gradient ends the run."""
+
+
+@dataclass
+class Worker:
+    """What is known of the present worker process. A restarted one starts with a fresh record."""
+
+    fingerprint: Fingerprint
+    layout: Layout
+    applied: int | None = None
+    """The step its parameters are at; None until it was given the run's state."""
+    at_boundary: bool = False
+    computing: int = 0
+    """The step it was last told to compute a contribution for, as a member; 0: none."""
+    warmed: bool = False
+    loading: bool = False
+    welcomed: bool = False
+    want: int = 0
+    declares: tuple[str, int] | None = None
+    script_ended: bool = False
+
+
+class WorkerDesk:
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self.worker: Worker | None = None
+        self.present = False
+        """A worker process is registered and alive."""
+        self.known: Worker | None = None
+        """The last worker, dead or alive: what joiners' fingerprints are compared with."""
+        self._snapshot_at: set[int] = set()
+
+    # --- what the worker says ------------------------------------------------------------------------------
+
+    def on_register(self, message: Register) -> None:
+        if self.known is not None and self.known.fingerprint != message.fingerprint:
+            self._decline(
+                "the restarted script builds another model or optimizer than before; run the same script"
+            )
+            return
+        self.worker = self.known = Worker(message.fingerprint, message.layout)
+        self._ctx.trace("worker_registered", pid=message.pid, bytes=message.layout.nbytes)
+        self._node.on_worker_registered()
+
+    def welcome(self, founder: bool, seed: int) -> None:
+        """Let the worker start: on its own state if this is the run's, else as a learner."""
+        worker, steps = self.worker, self._node.steps
+        if worker is None or worker.welcomed:
+            return
+        worker.welcomed = True
+        answer = Welcome(
+            self._ctx.id, self._ctx.me.name, self._ctx.run, seed, 0, 0, founder, steps.finished, steps.data
+        )
+        self._ctx.emit(ToWorker(answer))
+        if founder:
+            worker.applied = steps.finished
+            self._proceed(member=True)
+        else:
+            self._proceed(member=False)
+
+    def on_boundary(self, message: Boundary) -> None:
+        worker = self.worker
+        if worker is None:
+            return
+        worker.at_boundary = True
+        worker.warmed = True
+        self._ctx.trace("boundary", applied=message.applied, compute_s=round(message.compute_s, 6))
+        part, step, worker.computing = message.contribution, worker.computing, 0
+        if part is not None and step == message.applied + 1 == self._node.steps.finished + 1:
+            self._node.steps.contribute(step, self._completed(part))
+        self.pump()
+
+    def on_declare(self, message: DeclareData) -> None:
+        if self.worker is None:
+            return
+        data = self._node.steps.data
+        differs = message.kind != data.kind or (message.kind == "shard" and message.samples != data.samples)
+        if data.kind != "none" and differs:
+            self._decline(
+                f"this peer's data is {message.kind} with {message.samples} samples, "
+                f"the run's is {data.kind} with {data.samples}; give every peer the same dataset"
+            )
+            return
+        self.worker.declares = (message.kind, message.samples)
+        self.worker.want = message.want
+
+    def on_finished(self, message: Finished) -> None:
+        if self.worker is not None:
+            self.worker.script_ended = True
+            self.worker.at_boundary = False
+        self._node.on_script_ended(message.applied)
+
+    def on_failed(self, message: Failed) -> None:
+        self._ctx.trace("worker_failed", traceback=message.traceback)
+
+    def on_loaded(self, step: int) -> None:
+        if self.worker is not None:
+            self.worker.loading = False
+            self.worker.applied = step
+            self._ctx.trace("state_loaded", step=step)
+            self.pump()
+
+    def on_snapshot_missed(self, message: SnapshotMissed) -> None:
+        self._node.donor.on_missed(message.step, message.applied)
+        self._node.learner.on_own_missed(message.step)
+
+    def died(self) -> None:
+        """The process is gone; what it left in shared memory stays."""
+        self.worker = None
+        self._snapshot_at.clear()
+
+    def _decline(self, reason: str) -> None:
+        self._ctx.emit(ToWorker(Declined(reason)))
+        self._node.stop(4, reason)
+
+    # --- what it is told -----------------------------------------------------------------------------------
+
+    def prepare_snapshot(self) -> None:
+        self._ctx.emit(ToWorker(PrepareSnapshot()))
+
+    def take_snapshot(self, step: int) -> None:
+        """Have the state of `step` copied as soon as the worker stands there."""
+        self._snapshot_at.add(step)
+        if self.worker is not None and self.worker.at_boundary:
+            self._give_snapshot_order(self.worker)
+
+    def _give_snapshot_order(self, worker: Worker) -> None:
+        due = [s for s in self._snapshot_at if worker.applied is not None and s <= worker.applied]
+        for step in sorted(due):
+            self._snapshot_at.discard(step)
+            self._ctx.emit(ToWorker(TakeSnapshot(step)))
+
+    def forget_state(self) -> None:
+        """The worker's state is not the run's any more: it will be overwritten."""
+        if self.worker is not None:
+            self.worker.applied = None
+            self.worker.computing = 0
+
+    def load(self, manifest: StateManifest) -> None:
+        worker = self.worker
+        assert worker is not None
+        worker.loading = True
+        self._ctx.emit(ToWorker(LoadState(manifest)))
+
+    def applied_floor(self, finished: int) -> int:
+        """Results above this step may still be needed by the own worker."""
+        if self.worker is None or self.worker.script_ended:
+            return self._node.learner.base_step if self._ctx.role == Role.LEARNER else finished
+        if self.worker.applied is None:
+            return self._node.learner.base_step
+        return self.worker.applied
+
+    def pump(self) -> None:
+        """While the worker waits at a boundary: commits in order, then the signal to go on."""
+        worker, steps = self.worker, self._node.steps
+        if worker is None or not worker.at_boundary or worker.loading or worker.script_ended:
+            return
+        if worker.applied is None:
+            self._node.learner.offer_state()
+            self._node.offer_checkpoint()
+            return
+        self._give_snapshot_order(worker)
+        while worker.applied < steps.finished:
+            if not self._commit(worker, worker.applied + 1):
+                return
+            self._give_snapshot_order(worker)
+        steps.release()
+        self._go_on(worker)
+
+    def _commit(self, worker: Worker, step: int) -> bool:
+        done = self._node.steps.history.get(step)
+        if done is None:
+            self._node.rejoin(f"the result of step {step} is not kept any more")
+            return False
+        stop = bool(done.nonfinite) and STOP_ON_NONFINITE in worker.fingerprint.options
+        slot = self._node.steps.slots.get(step, 0)
+        self._ctx.emit(
+            ToWorker(Commit(step, slot, done.weight, done.loss, done.touched, done.scalars, done.skip, stop))
+        )
+        worker.applied = step
+        return True
+
+    def _go_on(self, worker: Worker) -> None:
+        steps, step = self._node.steps, self._node.steps.finished + 1
+        if self._ctx.role == Role.LEAVER or self._node.leaving_now():
+            self._proceed(member=True, leaving=True)
+            return
+        view = self._ctx.view_for(step)
+        if view is None or view.member(self._ctx.id) is None or steps.contributed(step):
+            return
+        self._proceed(member=True)
+
+    def _proceed(self, member: bool, leaving: bool = False) -> None:
+        worker, steps = self.worker, self._node.steps
+        assert worker is not None
+        worker.at_boundary = False
+        step = steps.finished + 1
+        worker.computing = step if member and not leaving else 0
+        members = len(self._ctx.view.members) if self._ctx.views else 1
+        role = "member" if member else "learner"
+        self._ctx.emit(ToWorker(Proceed(step, role, members, steps.data, steps.stable, leaving)))
+
+    # --- contributions in its place ------------------------------------------------------------------------
+
+    def fill_in(self, step: int) -> None:
+        """A round opened: if the worker is not computing for it, contribute nothing, so that nobody waits."""
+        steps = self._node.steps
+        worker = self.worker
+        synced = worker is not None and not worker.script_ended and worker.computing == step
+        if not synced and not steps.contributed(step):
+            steps.contribute(step, self._empty())
+
+    def _empty(self) -> Contribution:
+        worker = self.worker
+        want = worker.want if worker is not None and not worker.script_ended else 0
+        return self._completed(Contribution(0.0, True, None, (), b"", b"", want, False))
+
+    def _completed(self, part: Contribution) -> Contribution:
+        """With what the agent knows: the run's data, where this worker was the one to declare it."""
+        worker = self.worker
+        if worker is None or worker.declares is None or self._node.steps.data.kind != "none":
+            return part
+        return msgspec.structs.replace(part, declares=worker.declares)
