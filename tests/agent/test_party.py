@@ -377,9 +377,11 @@ def test_a_leaf_does_not_outlive_its_root(tmp_path: Path) -> None:
 
 def test_an_expired_root_gives_no_certificates(tmp_path: Path) -> None:
     make(tmp_path / "p").peer("a")
+    Party.open(tmp_path / "p", at(NOW + 3640 * DAY)).peer("until-the-end")
     late = Party.open(tmp_path / "p", at(NOW + 3700 * DAY))
-    with pytest.raises(ChaosError, match=r"the root of party lab expired on 2040-05-3\d: make a new party"):
-        late.peer("a")
+    for name in ("a", "until-the-end", "new"):
+        with pytest.raises(ChaosError, match=r"the root of party lab expired on 2040-05-3\d: make a new"):
+            late.peer(name)
 
 
 def test_peers_can_be_used_where_the_authority_is_not(tmp_path: Path) -> None:

@@ -72,7 +72,11 @@ def connect(client: ssl.SSLContext, server: ssl.SSLContext, session: ssl.SSLSess
     def end(context: ssl.SSLContext, server_side: bool) -> End:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = context.wrap_bio(
-            incoming, outgoing, server_side=server_side, session=None if server_side else session
+            incoming,
+            outgoing,
+            server_side=server_side,
+            server_hostname=None if server_side else "host.example",
+            session=None if server_side else session,
         )
         return End(tls, incoming, outgoing)
 

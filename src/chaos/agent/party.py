@@ -145,7 +145,7 @@ class Party:
         identity = self._load_peer(name, may_renew)
         if identity is None:
             with _locked(self.directory):
-                identity = self._load_peer(name, may_renew) or self._issue_peer(name)
+                identity = self._issue_peer(name)
         return identity
 
     def _load_peer(self, name: str, may_renew: bool) -> Identity | None:
