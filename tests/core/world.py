@@ -38,9 +38,7 @@ def peer_id(index: int) -> str:
 
 
 def info(index: int, incarnation: int = 1) -> PeerInfo:
-    return PeerInfo(
-        peer_id(index), incarnation, f"p{index}", "ab" * 32, bytes([index]) * 32, (f"h{index}:1",)
-    )
+    return PeerInfo(peer_id(index), incarnation, f"p{index}", "ab" * 32, bytes([index]) * 32, (f"h{index}:1",))
 
 
 def sign(words: bytes) -> bytes:
@@ -418,12 +416,7 @@ class World:
 
         def arrive() -> None:
             receiver = self.peers.get(dst)
-            if (
-                receiver is not None
-                and receiver.alive
-                and self.linked(src, dst)
-                and self.peers.get(src) is sender
-            ):
+            if receiver is not None and receiver.alive and self.linked(src, dst) and self.peers.get(src) is sender:
                 receiver.handle(ev.Received(src, decode(data)))
 
         self.at(self.delay(src, dst, "control"), arrive)
@@ -532,9 +525,7 @@ class World:
         """I1 to I3 on stable steps: one lineage, the same everywhere."""
         head = peer.stable[step]
         agreed = self.stable.setdefault(step, head)
-        assert agreed == head, (
-            f"seed {self.seed}: step {step} is stable with two lineages (at {peer.info.name})"
-        )
+        assert agreed == head, f"seed {self.seed}: step {step} is stable with two lineages (at {peer.info.name})"
 
     def check_samples(self) -> int:
         """I3: along the stable lineage no sample counts twice. Returns how many counted."""
@@ -558,9 +549,7 @@ class World:
             known = peer.node.worker.worker
             if worker.alive and known is not None and known.applied is not None and not known.loading:
                 agreed = chains.setdefault(worker.applied, worker.chain)
-                assert agreed == worker.chain, (
-                    f"seed {self.seed}: {peer.info.name} differs at {worker.applied}"
-                )
+                assert agreed == worker.chain, f"seed {self.seed}: {peer.info.name} differs at {worker.applied}"
 
     def summary(self) -> list[Any]:
         return [

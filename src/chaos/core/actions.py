@@ -9,47 +9,47 @@ from chaos.core.types import DataState, PeerInfo, Record, View
 from chaos.core.worker_messages import Contribution, FromAgent
 
 
-class Action(Record):
+class Action(Record, frozen=True):
     """Base of all actions."""
 
 
-class Persist(Action):
+class Persist(Action, frozen=True):
     """Sign these words and write them where a survivor finds them. Must be done before the actions behind it."""
 
     words: LastWords
 
 
-class Send(Action):
+class Send(Action, frozen=True):
     dst: str
     message: PeerMessage
 
 
-class Connect(Action):
+class Connect(Action, frozen=True):
     """Keep a link to this peer."""
 
     info: PeerInfo
 
 
-class Disconnect(Action):
+class Disconnect(Action, frozen=True):
     peer: str
     reason: str
 
 
-class TrySeal(Action):
+class TrySeal(Action, frozen=True):
     """Look for this peer's words on this host and try their lock, until found or `StopSeal`; `WordsFound` answers."""
 
     peer: PeerInfo
 
 
-class StopSeal(Action):
+class StopSeal(Action, frozen=True):
     peer: str
 
 
-class ToWorker(Action):
+class ToWorker(Action, frozen=True):
     message: FromAgent
 
 
-class SetViews(Action):
+class SetViews(Action, frozen=True):
     """The views under which rounds may run, oldest first; rounds that fit none of them are void.
 
     A round of step s runs under the last view whose `first_step` is not above s.
@@ -59,14 +59,14 @@ class SetViews(Action):
     finished: int
 
 
-class OpenRound(Action):
+class OpenRound(Action, frozen=True):
     """From now on this peer's contribution to `step` may be sent, under view `view_id`."""
 
     view_id: int
     step: int
 
 
-class SendContribution(Action):
+class SendContribution(Action, frozen=True):
     """The own contribution is complete: send what has not been sent of it. `empty`: there are no bytes to send."""
 
     view_id: int
@@ -75,7 +75,7 @@ class SendContribution(Action):
     empty: bool
 
 
-class ContributionKnown(Action):
+class ContributionKnown(Action, frozen=True):
     """`peer` takes part in this attempt with this weight; `empty`: no bytes come from it."""
 
     view_id: int
@@ -85,20 +85,20 @@ class ContributionKnown(Action):
     empty: bool
 
 
-class Finish(Action):
+class Finish(Action, frozen=True):
     """Step is final: its result is immutable from now on."""
 
     step: int
 
 
-class FetchRound(Action):
+class FetchRound(Action, frozen=True):
     """Result bytes of `step` are asked from a member that finished it: accept them whoever sends them."""
 
     view_id: int
     step: int
 
 
-class ServeResult(Action):
+class ServeResult(Action, frozen=True):
     """Send the finished result of `step` to `dst`, marked as of view `view_id`."""
 
     dst: str
@@ -106,20 +106,20 @@ class ServeResult(Action):
     step: int
 
 
-class ReleaseResults(Action):
+class ReleaseResults(Action, frozen=True):
     """Results up to and including `step` are needed no more."""
 
     step: int
 
 
-class HashSnapshot(Action):
+class HashSnapshot(Action, frozen=True):
     """Hash the snapshot the worker took, a hash per shard: `SnapshotHashed` answers."""
 
     step: int
     shard_bytes: int
 
 
-class ReceiveSnapshot(Action):
+class ReceiveSnapshot(Action, frozen=True):
     """Make room for a snapshot that will come in shards, and check each against its hash."""
 
     step: int
@@ -128,7 +128,7 @@ class ReceiveSnapshot(Action):
     hashes: tuple[bytes, ...]
 
 
-class ServeShards(Action):
+class ServeShards(Action, frozen=True):
     """Send these shards of the own snapshot to `dst`; replaces what was still to be sent to it."""
 
     dst: str
@@ -136,13 +136,13 @@ class ServeShards(Action):
     shards: tuple[int, ...]
 
 
-class ReleaseSnapshot(Action):
+class ReleaseSnapshot(Action, frozen=True):
     """The received (`received`) or the own snapshot's memory may be reused."""
 
     received: bool
 
 
-class WriteCheckpoint(Action):
+class WriteCheckpoint(Action, frozen=True):
     """Write the own snapshot of this stable step to disk in the background: `SnapshotFreed` answers."""
 
     step: int
@@ -152,21 +152,21 @@ class WriteCheckpoint(Action):
     manifest: Any
 
 
-class Trace(Action):
+class Trace(Action, frozen=True):
     """One line of the trace: an event or a decision, with its reason."""
 
     kind: str
     fields: dict[str, Any]
 
 
-class Stop(Action):
+class Stop(Action, frozen=True):
     """This agent is done. `sealed_goodbye` tells the driver to send `Goodbye` with its words first."""
 
     code: int
     reason: str
 
 
-class SendGoodbye(Action):
+class SendGoodbye(Action, frozen=True):
     """Sign the present words, send them to these peers as `Goodbye`."""
 
     peers: tuple[str, ...]

@@ -136,6 +136,8 @@ class Admission:
         others = (*self._ctx.view.everybody(), *self._ctx.wishes.admit.values())
         taken = next((p for p in others if p.name == info.name and p.id != info.id), None)
         if taken is not None:
-            reason = f"the name '{info.name}' is taken by a peer of party {taken.party[:16]}; choose another with --name"
+            reason = (
+                f"the name '{info.name}' is taken by a peer of party {taken.party[:16]}; choose another with --name"
+            )
             return JoinRefused(reason, retry=False)
         return None

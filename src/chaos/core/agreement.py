@@ -70,17 +70,11 @@ class Proposal:
 
     def _relevant(self) -> list[LastWords]:
         """Words that are about this decree; older ones hold no vote in it."""
-        return [
-            w for w in self.gone.values() if w.view.id == self.base.id and w.view.lineage == self.base.lineage
-        ]
+        return [w for w in self.gone.values() if w.view.id == self.base.id and w.view.lineage == self.base.lineage]
 
     def already_decided(self) -> View | None:
         """A view that a dead member had installed and we had not."""
-        newer = [
-            w.view
-            for w in self.gone.values()
-            if w.view.id > self.base.id and w.view.lineage == self.base.lineage
-        ]
+        newer = [w.view for w in self.gone.values() if w.view.id > self.base.id and w.view.lineage == self.base.lineage]
         return max(newer, key=lambda view: view.id, default=None)
 
     def refused_by_words(self) -> Ballot | None:

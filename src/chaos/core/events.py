@@ -9,15 +9,15 @@ from chaos.core.types import PeerInfo, Record
 from chaos.core.worker_messages import FromWorker
 
 
-class Event(Record):
+class Event(Record, frozen=True):
     """Base of all events."""
 
 
-class Tick(Event):
+class Tick(Event, frozen=True):
     """Time has passed. At least every `NodeConfig.tick_s`."""
 
 
-class LinkUp(Event):
+class LinkUp(Event, frozen=True):
     """A link to this peer stands; `info` is what its certificate and hello said."""
 
     info: PeerInfo
@@ -25,40 +25,40 @@ class LinkUp(Event):
     """The run it takes part in; a joiner learns it so."""
 
 
-class LinkDown(Event):
+class LinkDown(Event, frozen=True):
     peer: str
     reason: str
 
 
-class DialRefused(Event):
+class DialRefused(Event, frozen=True):
     """First contact failed for good (not admitted, another run, another version)."""
 
     address: str
     reason: str
 
 
-class Received(Event):
+class Received(Event, frozen=True):
     src: str
     message: PeerMessage
 
 
-class WorkerSaid(Event):
+class WorkerSaid(Event, frozen=True):
     message: FromWorker
 
 
-class WorkerDied(Event):
+class WorkerDied(Event, frozen=True):
     """The worker's socket closed before it said `Finished`."""
 
     reason: str
 
 
-class WordsFound(Event):
+class WordsFound(Event, frozen=True):
     """Somebody on this host holds the lock on a dead peer's words."""
 
     sealed: Sealed
 
 
-class RoundComplete(Event):
+class RoundComplete(Event, frozen=True):
     """All result bytes of `step` under view `view_id` are here, in ring slot `slot`."""
 
     view_id: int
@@ -69,7 +69,7 @@ class RoundComplete(Event):
     """Members whose gradient was not finite; empty if the result is finite."""
 
 
-class ShardStored(Event):
+class ShardStored(Event, frozen=True):
     """A shard of the snapshot of `step` arrived; `ok` says that its hash is the manifest's."""
 
     step: int
@@ -78,7 +78,7 @@ class ShardStored(Event):
     ok: bool
 
 
-class SnapshotHashed(Event):
+class SnapshotHashed(Event, frozen=True):
     """The snapshot that the own worker took lies in memory with these hashes, one per shard."""
 
     step: int
@@ -86,19 +86,19 @@ class SnapshotHashed(Event):
     hashes: tuple[bytes, ...]
 
 
-class SnapshotFreed(Event):
+class SnapshotFreed(Event, frozen=True):
     """Nobody reads the snapshot memory any more (a checkpoint was written)."""
 
     step: int
 
 
-class LinksMeasured(Event):
+class LinksMeasured(Event, frozen=True):
     """Peer to (bytes per second, round-trip seconds), measured passively."""
 
     links: Mapping[str, tuple[float, float]]
 
 
-class LeaveRequested(Event):
+class LeaveRequested(Event, frozen=True):
     """SIGTERM, or `chaos leave`."""
 
     reason: str

@@ -217,9 +217,7 @@ class Learner:
         plan = assign(sorted(self._missing), offer.shard_bytes, donors)
         self._assigned = {peer: list(shards) for peer, shards in plan.items()}
         counts = {self._ctx.name(peer): len(shards) for peer, shards in plan.items()}
-        self._ctx.trace(
-            "shard_plan", step=offer.step, shards=counts, missing=len(self._missing), reason=reason
-        )
+        self._ctx.trace("shard_plan", step=offer.step, shards=counts, missing=len(self._missing), reason=reason)
         for peer in self._donors:
             self._progress[peer] = self._ctx.now
             self._ctx.send(peer, ShardRequest(offer.step, tuple(self._assigned.get(peer, ()))))
@@ -270,9 +268,7 @@ class Learner:
         for donor in self._donors:
             self._ctx.send(donor, SnapshotRelease(self._offer.step))
         sources = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
-        self._ctx.trace(
-            "fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources
-        )
+        self._ctx.trace("fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources)
         self._enter(Phase.LOAD)
         self._node.worker.pump()
 

@@ -15,7 +15,7 @@ HEAD_BYTES = 16
 _encoder = msgspec.msgpack.Encoder()
 
 
-class CommittedStep(Record):
+class CommittedStep(Record, frozen=True):
     """A finished step, as every member of its view computes it from the same contributions."""
 
     step: int
@@ -87,16 +87,12 @@ def _union(bitmaps: Iterable[bytes]) -> bytes:
     result = b""
     for bitmap in bitmaps:
         width = max(len(result), len(bitmap))
-        merged = int.from_bytes(result.ljust(width, b"\0"), "big") | int.from_bytes(
-            bitmap.ljust(width, b"\0"), "big"
-        )
+        merged = int.from_bytes(result.ljust(width, b"\0"), "big") | int.from_bytes(bitmap.ljust(width, b"\0"), "big")
         result = merged.to_bytes(width, "big")
     return result
 
 
-def _next_head(
-    head: bytes, view: View, step: int, contributions: Mapping[str, Contribution], digest: bytes
-) -> bytes:
+def _next_head(head: bytes, view: View, step: int, contributions: Mapping[str, Contribution], digest: bytes) -> bytes:
     """h(s) = H(h(s-1), view, step, contributors with weights and sample ranges, result digest)."""
     parts = [(peer, c.weight, c.empty, c.ranges) for peer, c in contributions.items()]
     body = _encoder.encode((head, view.lineage, view.id, step, parts, digest))

@@ -24,21 +24,21 @@ from chaos.core.types import (
 from chaos.core.worker_messages import Contribution
 
 
-class Message(Record, tag=True):
+class Message(Record, frozen=True, tag=True):
     """Base of all control messages."""
 
 
 # --- agreement --------------------------------------------------------------------------------------
 
 
-class Accepted(Record):
+class Accepted(Record, frozen=True):
     """A vote that was cast: this value at this ballot."""
 
     ballot: Ballot
     view: View
 
 
-class LastWords(Record):
+class LastWords(Record, frozen=True):
     """A peer's whole agreement state. Written before any vote leaves; final once its process is gone."""
 
     run: Annotated[str, Meta(max_length=64)]
@@ -50,14 +50,14 @@ class LastWords(Record):
     accepted: Accepted | None
 
 
-class Sealed(Record):
+class Sealed(Record, frozen=True):
     """Last words as bytes with the dead peer's own signature, made while it lived."""
 
     words: Annotated[bytes, Meta(max_length=2 * 2**20)]
     signature: Signature
 
 
-class Report(Record):
+class Report(Record, frozen=True):
     """Where a member stands when it promises."""
 
     finished: Count
@@ -65,7 +65,7 @@ class Report(Record):
     """`finished`, or `finished + 1` once the round of that step may have received its contribution."""
 
 
-class Prepare(Message):
+class Prepare(Message, frozen=True):
     """Phase 1. `base` lets a member that missed the last decision install it first."""
 
     base: View
@@ -75,21 +75,21 @@ class Prepare(Message):
     gone: Annotated[tuple[Sealed, ...], Meta(max_length=64)]
 
 
-class Promise(Message):
+class Promise(Message, frozen=True):
     decree: Count
     ballot: Ballot
     report: Report
     accepted: Accepted | None
 
 
-class Nack(Message):
+class Nack(Message, frozen=True):
     """`promised` is higher than the ballot it answers."""
 
     decree: Count
     promised: Ballot
 
 
-class Accept(Message):
+class Accept(Message, frozen=True):
     """Phase 2."""
 
     decree: Count
@@ -97,26 +97,26 @@ class Accept(Message):
     view: View
 
 
-class Vote(Message):
+class Vote(Message, frozen=True):
     """`Accept` was accepted."""
 
     decree: Count
     ballot: Ballot
 
 
-class Decide(Message):
+class Decide(Message, frozen=True):
     """A decided view. Also the answer to anybody who is behind."""
 
     view: View
 
 
-class Seal(Message):
+class Seal(Message, frozen=True):
     """Proof that a peer's process is gone."""
 
     sealed: Sealed
 
 
-class Goodbye(Message):
+class Goodbye(Message, frozen=True):
     """The last message of a peer that stops; its words come with it."""
 
     sealed: Sealed
@@ -126,7 +126,7 @@ class Goodbye(Message):
 # --- membership -------------------------------------------------------------------------------------
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     lineage: Annotated[str, Meta(max_length=64)]
     view_id: Count
     finished: Count
@@ -136,18 +136,18 @@ class Heartbeat(Message):
     """Peers this one has a direct link with: the overlay, as others route through it."""
 
 
-class Probe(Message):
+class Probe(Message, frozen=True):
     """Do you hear `target`? Asked before a silent or unlinked peer is suspected."""
 
     target: PeerIdField
 
 
-class ProbeReply(Message):
+class ProbeReply(Message, frozen=True):
     target: PeerIdField
     alive: bool
 
 
-class JoinRequest(Message):
+class JoinRequest(Message, frozen=True):
     """A joiner asks any member to be admitted as learner."""
 
     info: PeerInfo
@@ -155,33 +155,33 @@ class JoinRequest(Message):
     layout: Layout
 
 
-class JoinRefused(Message):
+class JoinRefused(Message, frozen=True):
     reason: Text
     retry: bool
     """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
 
 
-class Admit(Message):
+class Admit(Message, frozen=True):
     """A member that checked a joiner tells the others, so that whoever proposes next admits it."""
 
     info: PeerInfo
 
 
-class Ready(Message):
+class Ready(Message, frozen=True):
     """A learner holds the run's exact state (digests compared) and keeps up: promote it."""
 
     peer: PeerIdField
     step: Count
 
 
-class Leaving(Message):
+class Leaving(Message, frozen=True):
     """A member wants out. `done`: its script came to its end after `step`."""
 
     step: Count
     done: bool
 
 
-class WorkerDown(Message):
+class WorkerDown(Message, frozen=True):
     """The sender's worker died: retry the open round without it, go on without it as a member."""
 
     reason: Text
@@ -190,7 +190,7 @@ class WorkerDown(Message):
 # --- steps ------------------------------------------------------------------------------------------
 
 
-class StepContribution(Message):
+class StepContribution(Message, frozen=True):
     """A member's part in an attempt, apart from the gradient bytes. `head` is the lineage it builds on."""
 
     view_id: Count
@@ -199,20 +199,20 @@ class StepContribution(Message):
     contribution: Contribution
 
 
-class Ack(Message):
+class Ack(Message, frozen=True):
     """The sender holds the result of `step`; `head` is its lineage there."""
 
     step: Count
     head: Digest
 
 
-class FetchResult(Message):
+class FetchResult(Message, frozen=True):
     """Asks a member that finished `step` for its result; the answer is result frames plus `Finished`."""
 
     step: Count
 
 
-class FinishedStep(Message):
+class FinishedStep(Message, frozen=True):
     """Everything about a finished step but its bytes: answer to `FetchResult`."""
 
     view_id: Count
@@ -225,24 +225,24 @@ class FinishedStep(Message):
 # --- replication ------------------------------------------------------------------------------------
 
 
-class SnapshotPrepare(Message):
+class SnapshotPrepare(Message, frozen=True):
     """A learner asks a member to be its donor: allocate snapshot memory."""
 
 
-class DonorReady(Message):
+class DonorReady(Message, frozen=True):
     """Snapshot memory is there. `finished` and `running` let the learner choose a step for all donors."""
 
     finished: Count
     running: bool
 
 
-class SnapshotAt(Message):
+class SnapshotAt(Message, frozen=True):
     """Take (or, if it is the present one, offer) the snapshot of `step`."""
 
     step: Count
 
 
-class SnapshotMissing(Message):
+class SnapshotMissing(Message, frozen=True):
     """No snapshot of `step` will come from this member. Its worker stands at `applied`."""
 
     step: Count
@@ -250,7 +250,7 @@ class SnapshotMissing(Message):
     reason: Text
 
 
-class SnapshotOffer(Message):
+class SnapshotOffer(Message, frozen=True):
     """A snapshot of a stable step, ready to be served: one atomic manifest of everything that is state."""
 
     step: Count
@@ -261,14 +261,14 @@ class SnapshotOffer(Message):
     hashes: Annotated[tuple[Digest, ...], Meta(max_length=100_000)]
 
 
-class ShardRequest(Message):
+class ShardRequest(Message, frozen=True):
     """Send these shards of the snapshot of `step`, in this order. Replaces any earlier request."""
 
     step: Count
     shards: Annotated[tuple[Count, ...], Meta(max_length=100_000)]
 
 
-class SnapshotRelease(Message):
+class SnapshotRelease(Message, frozen=True):
     """The learner needs the snapshot of `step` no more."""
 
     step: Count

@@ -291,9 +291,7 @@ class Node:
     def _decided(self, view: View) -> None:
         ctx = self.ctx
         known = view.member(ctx.id) or view.learner(ctx.id)
-        if not ctx.views and (
-            known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)
-        ):
+        if not ctx.views and (known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)):
             self.admission.learn_addresses(view)
             return
         self.views.install(view)
@@ -376,9 +374,7 @@ class Node:
         against = [m for m in members if claims.get(m) == head]
         with_me = [m for m in members if m not in claims]
         outvoted = len(against) > len(with_me)
-        tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(
-            with_me[0]
-        )
+        tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(with_me[0])
         if ctx.role == Role.MEMBER and against and with_me and (outvoted or tied_and_lower):
             self.worker.forget_state()
             self._worker_down("its state differs from that of the others")
@@ -448,9 +444,7 @@ class Node:
 
     def _install_first(self, founding: Founding) -> None:
         reason = "resumed from a checkpoint" if founding.manifest else "founded"
-        first = View(
-            founding.lineage, founding.view_id, (self.ctx.me,), (), founding.step + 1, False, (), reason
-        )
+        first = View(founding.lineage, founding.view_id, (self.ctx.me,), (), founding.step + 1, False, (), reason)
         self.views.install(first)
 
     def _worker_died(self, reason: str) -> None:
@@ -597,9 +591,7 @@ class Node:
             "party": info.party,
             "addresses": list(info.addresses),
             "step": self.steps.finished if me else beat.finished if beat else None,
-            "links": [
-                self.ctx.name(p) for p in (sorted(self.ctx.linked) if me else beat.links if beat else ())
-            ],
+            "links": [self.ctx.name(p) for p in (sorted(self.ctx.linked) if me else beat.links if beat else ())],
             "linked": me or info.id in self.ctx.linked,
             "suspect": info.id in self.views.suspects,
         }

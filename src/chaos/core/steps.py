@@ -109,9 +109,7 @@ class Steps:
             self._rounds = {s: r for s, r in self._rounds.items() if s < view.first_step}
             self.opened = self.finished
         for info in view.members:
-            self._acks[info.id] = max(
-                self._acks.get(info.id, 0), view.first_step - 1 if not view.abort else 0
-            )
+            self._acks[info.id] = max(self._acks.get(info.id, 0), view.first_step - 1 if not view.abort else 0)
         known = {p.id for p in view.everybody()} | {self._ctx.id}
         self._acks = {peer: step for peer, step in self._acks.items() if peer in known}
         self._prune_views()
@@ -181,9 +179,7 @@ class Steps:
 
     def on_contribution(self, src: str, message: StepContribution) -> None:
         if len(self._rounds) > AHEAD or (self.head and message.step > self.finished + AHEAD):
-            raise RemoteProtocolError(
-                f"a contribution to step {message.step} while step {self.finished} is finished"
-            )
+            raise RemoteProtocolError(f"a contribution to step {message.step} while step {self.finished} is finished")
         if not self._ctx.views or message.view_id > self._ctx.view.id:
             stash = self._stash.setdefault(src, [])
             if len(stash) < STASH:
@@ -199,12 +195,7 @@ class Steps:
 
     def _note(self, src: str, message: StepContribution) -> None:
         view = self._ctx.view_for(message.step)
-        if (
-            view is None
-            or view.id != message.view_id
-            or message.step <= self.finished
-            or view.member(src) is None
-        ):
+        if view is None or view.id != message.view_id or message.step <= self.finished or view.member(src) is None:
             return
         if message.step == self.finished + 1 and message.head != self.head and self.head:
             self._node.on_diverged(src, message.step, message.head)
@@ -241,9 +232,7 @@ class Steps:
     def on_fetch(self, src: str, message: FetchResult) -> None:
         done = self.history.get(message.step)
         if done is None:
-            self._ctx.trace(
-                "fetch_refused", step=message.step, peer=self._ctx.name(src), reason="not kept any more"
-            )
+            self._ctx.trace("fetch_refused", step=message.step, peer=self._ctx.name(src), reason="not kept any more")
             return
         reply = FinishedStep(done.view_id, done.step, done.contributions, done.digest, done.nonfinite)
         self._ctx.send(src, reply)

@@ -80,9 +80,7 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
     members = tuple(m for m in base.members if m.id not in releasing) + tuple(promoted)
     member_ids = {m.id for m in members}
     kept = [
-        p
-        for p in base.learners
-        if p.id not in member_ids and p.id not in renewed and p.id not in wishes.lost_learners
+        p for p in base.learners if p.id not in member_ids and p.id not in renewed and p.id not in wishes.lost_learners
     ]
     learners = tuple(kept) + tuple(p for p in admitted if p.id not in member_ids)
     first_step = max(report.opened for report in reports.values()) + 1

@@ -24,14 +24,14 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Base of all values that cross a process border: immutable, encoded as a compact array."""
 
 
-class Ballot(Record, order=True):
+class Ballot(Record, frozen=True, order=True):
     """Orders the attempts to decide one view. Ties are broken by the proposer's id."""
 
     round: Count
     proposer: PeerIdField
 
 
-class PeerInfo(Record):
+class PeerInfo(Record, frozen=True):
     """What the others need to know to reach a peer, to name it and to check its signature."""
 
     id: PeerIdField
@@ -45,7 +45,7 @@ class PeerInfo(Record):
     """HOST:PORT, in the order in which they are tried."""
 
 
-class View(Record):
+class View(Record, frozen=True):
     """The agreed state of the run. View v+1 is decided by the members of view v."""
 
     lineage: Annotated[str, Meta(max_length=64)]
@@ -76,7 +76,7 @@ class View(Record):
         return tuple(m.id for m in self.members)
 
 
-class TensorSpec(Record):
+class TensorSpec(Record, frozen=True):
     """Name, dtype (numpy's or torch's short name, e.g. 'float32', 'bfloat16') and shape of one tensor."""
 
     name: Annotated[str, Meta(max_length=512)]
@@ -84,7 +84,7 @@ class TensorSpec(Record):
     shape: Annotated[tuple[Count, ...], Meta(max_length=16)]
 
 
-class Fingerprint(Record):
+class Fingerprint(Record, frozen=True):
     """What must be equal for two peers to train one model together."""
 
     tensors: Annotated[tuple[TensorSpec, ...], Meta(max_length=100_000)]
@@ -97,7 +97,7 @@ class Fingerprint(Record):
     """Session options that change results: accumulate, max_grad_norm, wire dtype, on_nonfinite."""
 
 
-class Segment(Record):
+class Segment(Record, frozen=True):
     """A part of the flat contribution and result buffers with one dtype and one way of being reduced."""
 
     offset: Count
@@ -109,7 +109,7 @@ class Segment(Record):
     """'mean': weighted mean over contributors (floating point). 'max': maximum (integer buffers)."""
 
 
-class Layout(Record):
+class Layout(Record, frozen=True):
     """How gradients and buffers lie in the flat buffers. Equal on all peers, as it follows from the fingerprint."""
 
     nbytes: Count
@@ -119,7 +119,7 @@ class Layout(Record):
     """Float32 segments travel as bfloat16."""
 
 
-class SampleRange(Record):
+class SampleRange(Record, frozen=True):
     """Positions [start, stop) in the permuted order of one pass over the data."""
 
     epoch: Count
@@ -127,7 +127,7 @@ class SampleRange(Record):
     stop: Count
 
 
-class Lease(Record):
+class Lease(Record, frozen=True):
     """Sample positions that one peer, and nobody else, is to use in this epoch."""
 
     peer: PeerIdField
@@ -135,7 +135,7 @@ class Lease(Record):
     stop: Count
 
 
-class DataState(Record):
+class DataState(Record, frozen=True):
     """Where the run stands in its data. Changes only by commits and views, the same way everywhere."""
 
     kind: Annotated[str, Meta(pattern="^(none|shard|private)$")] = "none"
@@ -149,7 +149,7 @@ class DataState(Record):
     """Private data: members that have gone once through theirs in this epoch."""
 
 
-class TensorEntry(Record):
+class TensorEntry(Record, frozen=True):
     """Where one tensor of the training state lies in a snapshot."""
 
     name: Annotated[str, Meta(max_length=512)]
@@ -159,7 +159,7 @@ class TensorEntry(Record):
     nbytes: Count
 
 
-class StateManifest(Record):
+class StateManifest(Record, frozen=True):
     """Describes a snapshot: every tensor's place, and all scalar state (optimizer, scheduler, scaler, seed)."""
 
     step: Count

@@ -63,9 +63,7 @@ class Views:
     def _promotable(self) -> bool:
         """A ready learner that lags at most one step."""
         steps, learners = self._node.steps, {p.id for p in self._ctx.view.learners}
-        return any(
-            peer in learners and steps.acked(peer) >= steps.finished - 1 for peer in self._ctx.wishes.ready
-        )
+        return any(peer in learners and steps.acked(peer) >= steps.finished - 1 for peer in self._ctx.wishes.ready)
 
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
@@ -171,9 +169,7 @@ class Views:
             cause = "sealed" if all(p in current.gone for p in silent) else "silent"
             value = after_failure(current.base, reports, self._ctx.wishes, cause if silent else "worker died")
             if value is None:
-                self._node.stop(
-                    5, "every worker of the run died; start again from a checkpoint (--checkpoint DIR)"
-                )
+                self._node.stop(5, "every worker of the run died; start again from a checkpoint (--checkpoint DIR)")
                 return
         current.value = value
         for peer in current.base.member_ids():
@@ -201,9 +197,7 @@ class Views:
         self._round = max(self._round, message.ballot.round)
         self._node.steps.hold(message.freeze)
         self._persist(acceptor)
-        self._ctx.send(
-            src, Promise(acceptor.decree, message.ballot, self._node.steps.report(), acceptor.accepted)
-        )
+        self._ctx.send(src, Promise(acceptor.decree, message.ballot, self._node.steps.report(), acceptor.accepted))
 
     def _nack(self, src: str, acceptor: Acceptor) -> None:
         assert acceptor.promised is not None
@@ -225,11 +219,7 @@ class Views:
 
     def on_accept(self, src: str, message: Accept) -> None:
         acceptor = self.acceptor
-        if (
-            acceptor is None
-            or message.decree > acceptor.decree
-            or message.view.lineage != acceptor.view.lineage
-        ):
+        if acceptor is None or message.decree > acceptor.decree or message.view.lineage != acceptor.view.lineage:
             return
         if message.decree < acceptor.decree:
             self._ctx.send(src, Decide(self._ctx.view))
@@ -336,9 +326,7 @@ class Views:
         if (info := view.learner(self._ctx.id)) and info.incarnation == mine:
             return Role.LEARNER
         wants_out = self._ctx.id in self._ctx.wishes.leaving
-        return (
-            Role.LEAVER if was in (Role.MEMBER, Role.LEAVER) and wants_out and not view.abort else Role.JOINER
-        )
+        return Role.LEAVER if was in (Role.MEMBER, Role.LEAVER) and wants_out and not view.abort else Role.JOINER
 
     def _relink(self, view: View, before: set[str]) -> None:
         for info in view.everybody():

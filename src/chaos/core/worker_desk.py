@@ -68,9 +68,7 @@ class WorkerDesk:
 
     def on_register(self, message: Register) -> None:
         if self.known is not None and self.known.fingerprint != message.fingerprint:
-            self._decline(
-                "the restarted script builds another model or optimizer than before; run the same script"
-            )
+            self._decline("the restarted script builds another model or optimizer than before; run the same script")
             return
         self.worker = self.known = Worker(message.fingerprint, message.layout)
         self._ctx.trace("worker_registered", pid=message.pid, bytes=message.layout.nbytes)

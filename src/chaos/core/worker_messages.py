@@ -26,18 +26,18 @@ from chaos.core.types import (
 )
 
 
-class ToAgent(Record, tag=True):
+class ToAgent(Record, frozen=True, tag=True):
     """Base of all messages from worker to agent."""
 
 
-class ToWorker(Record, tag=True):
+class ToWorker(Record, frozen=True, tag=True):
     """Base of all messages from agent to worker."""
 
 
 # --- worker to agent --------------------------------------------------------------------------------
 
 
-class Register(ToAgent):
+class Register(ToAgent, frozen=True):
     """First message: what this worker trains. The agent answers `Welcome` or `Declined`."""
 
     pid: Count
@@ -45,7 +45,7 @@ class Register(ToAgent):
     layout: Layout
 
 
-class DeclareData(ToAgent):
+class DeclareData(ToAgent, frozen=True):
     """The script called `run.shard` or `run.private`. `want` is how many samples a lease should hold."""
 
     kind: Annotated[str, Meta(pattern="^(shard|private)$")]
@@ -53,7 +53,7 @@ class DeclareData(ToAgent):
     want: Count
 
 
-class Contribution(Record):
+class Contribution(Record, frozen=True):
     """One worker's part in one step, apart from the gradient bytes, which lie in the contribution buffer."""
 
     weight: Annotated[float, Meta(ge=0.0)]
@@ -76,7 +76,7 @@ class Contribution(Record):
     """Kind and length of the dataset, filled in by the agent from `DeclareData`; the first commit with one counts."""
 
 
-class BucketReady(ToAgent):
+class BucketReady(ToAgent, frozen=True):
     """Segment `segment` of the contribution buffer for `step` is complete and may be sent (overlap)."""
 
     step: Count
@@ -84,7 +84,7 @@ class BucketReady(ToAgent):
     weight: float
 
 
-class Boundary(ToAgent):
+class Boundary(ToAgent, frozen=True):
     """The worker stands between two steps: it has applied `applied`, and contributes to `applied + 1` or not.
 
     `contribution` is None while the worker is a learner (its forward and backward were a warm-up).
@@ -96,45 +96,45 @@ class Boundary(ToAgent):
     """Seconds since the last `Proceed`, i.e. what the user's code took."""
 
 
-class StateLoaded(ToAgent):
+class StateLoaded(ToAgent, frozen=True):
     """The worker's model and optimizer now hold the snapshot of `step`."""
 
     step: Count
 
 
-class StateRefused(ToAgent):
+class StateRefused(ToAgent, frozen=True):
     """The snapshot does not fit this worker's model or optimizer; `reason` names the tensor."""
 
     reason: Text
 
 
-class SnapshotPrepared(ToAgent):
+class SnapshotPrepared(ToAgent, frozen=True):
     """Snapshot memory of `nbytes` exists and is pre-faulted; the file descriptor comes with the message."""
 
     nbytes: Count
 
 
-class SnapshotTaken(ToAgent):
+class SnapshotTaken(ToAgent, frozen=True):
     """The state of `manifest.step` lies in snapshot memory. `stall_s`: how long the step had to wait for it."""
 
     manifest: StateManifest
     stall_s: float
 
 
-class SnapshotMissed(ToAgent):
+class SnapshotMissed(ToAgent, frozen=True):
     """The worker had already gone past `step`."""
 
     step: Count
     applied: Count
 
 
-class Finished(ToAgent):
+class Finished(ToAgent, frozen=True):
     """The script left the `with chaos.Session(...)` block in the normal way after `applied`."""
 
     applied: Count
 
 
-class Failed(ToAgent):
+class Failed(ToAgent, frozen=True):
     """The script raised; `traceback` is its text. The process ends after this message."""
 
     traceback: Annotated[str, Meta(max_length=65536)]
@@ -143,7 +143,7 @@ class Failed(ToAgent):
 # --- agent to worker --------------------------------------------------------------------------------
 
 
-class Welcome(ToWorker):
+class Welcome(ToWorker, frozen=True):
     """Answer to `Register`. Two descriptors come with it: the contribution buffer and the result ring.
 
     Contribution buffer: `layout.nbytes`, writable. Result ring: `slots` times `slot_stride` bytes, of
@@ -162,13 +162,13 @@ class Welcome(ToWorker):
     data: DataState
 
 
-class Declined(ToWorker):
+class Declined(ToWorker, frozen=True):
     """The peer cannot take part; the worker raises `Refused(reason)`."""
 
     reason: Text
 
 
-class LoadState(ToWorker):
+class LoadState(ToWorker, frozen=True):
     """Overwrite model, optimizer, scheduler and scaler with this snapshot; its descriptor comes along.
 
     Answer: `StateLoaded` or `StateRefused`. `applied` becomes `manifest.step`.
@@ -177,7 +177,7 @@ class LoadState(ToWorker):
     manifest: StateManifest
 
 
-class Commit(ToWorker):
+class Commit(ToWorker, frozen=True):
     """Step `step` is final. Apply it: result bytes lie in ring slot `slot`."""
 
     step: Count
@@ -196,17 +196,17 @@ class Commit(ToWorker):
     """With `skip`: the run's options say that a non-finite gradient ends it."""
 
 
-class PrepareSnapshot(ToWorker):
+class PrepareSnapshot(ToWorker, frozen=True):
     """Allocate and pre-fault snapshot memory in the background, then send `SnapshotPrepared`."""
 
 
-class TakeSnapshot(ToWorker):
+class TakeSnapshot(ToWorker, frozen=True):
     """When `step` is applied and before the next update, copy the state in the background: `SnapshotTaken`."""
 
     step: Count
 
 
-class Proceed(ToWorker):
+class Proceed(ToWorker, frozen=True):
     """End of the boundary: the user's code goes on and computes its contribution for `step`."""
 
     step: Count
