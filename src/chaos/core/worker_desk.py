@@ -30,7 +30,7 @@ from chaos.core.worker_messages import (
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
-STOP_ON_NONFINITE = "on_nonfinite='stop'"
+STOP_ON_NONFINITE = "on_nonfinite=stop"
 """How the fingerprint's options spell that a non-finite gradient ends the run."""
 
 
@@ -120,6 +120,7 @@ class WorkerDesk:
         if self.worker is not None:
             self.worker.script_ended = True
             self.worker.at_boundary = False
+        self._ctx.trace("final", step=message.applied, state=message.state.hex())
         self._node.on_script_ended(message.applied)
 
     def on_failed(self, message: Failed) -> None:

@@ -132,6 +132,8 @@ class Finished(ToAgent, frozen=True):
     """The script left the `with chaos.Session(...)` block in the normal way after `applied`."""
 
     applied: Count
+    state: Annotated[bytes, Meta(max_length=32)] = b""
+    """Digest of the worker's whole training state, equal on two peers exactly if every byte is."""
 
 
 class Failed(ToAgent, frozen=True):
