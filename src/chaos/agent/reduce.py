@@ -1,0 +1,411 @@
+"""The data plane of the steps: direct reduce-scatter and all-gather among the members of a view.
+
+Every member is root of an equal share of the chunks. Contributions go straight to the roots, final chunks
+straight to everybody, both as soon as they exist, so that sending, summing and receiving overlap. What
+may be sent and under which view is the core's decision (`OpenRound`, `SetViews`); frames that fit no
+current attempt are dropped, frames of a view that is still to come wait in their connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+from chaos.agent.arithmetic import narrow, widen
+from chaos.agent.rounds import Piece, Round, cut
+from chaos.agent.shared_memory import ResultRing, SharedMemory
+from chaos.agent.transport import BulkHeader, Verdict
+from chaos.core.errors import RemoteProtocolError
+from chaos.core.events import RoundComplete
+from chaos.core.types import Layout, View
+
+ADDS_PER_TURN = 8
+"""Own chunks summed between two turns of the event loop: half a millisecond, so that control is not kept waiting."""
+LEARNER_QUEUE_BYTES = 2**30
+"""Unsent results for one learner beyond which it gets no more; it then takes a newer snapshot."""
+
+
+class Kind(IntEnum):
+    """Kinds of bulk frames. Those of snapshots are in `chaos.agent.shards`."""
+
+    CONTRIBUTION = 1
+    FINAL = 2
+    RESULT = 3
+
+
+class Outlet(Protocol):
+    """What the reducer needs of the transport."""
+
+    def send_bulk(self, dst: str, header: BulkHeader, payload: memoryview | bytes, urgent: bool = False) -> bool: ...
+
+    def drop_bulk(self, predicate: Callable[[BulkHeader], bool]) -> int: ...
+
+    def queued_bytes(self, dst: str) -> int: ...
+
+    def resume_bulk(self) -> None: ...
+
+
+@dataclass
+class _Own:
+    """What of the own contribution may be sent."""
+
+    step: int
+    weight: float = 0.0
+    whole: bool = False
+    segments: set[int] = field(default_factory=set)
+    sent: set[tuple[int, int]] = field(default_factory=set)
+    """(view id, segment) that were sent."""
+
+
+class Reducer:
+    """All rounds of one peer.
+
+    Args:
+        me: the peer's id.
+        outlet: where frames go.
+        completed: called with the event once all bytes of a result are here.
+    """
+
+    def __init__(self, me: str, outlet: Outlet, completed: Callable[[RoundComplete], None]) -> None:
+        self._me = me
+        self._outlet = outlet
+        self._completed = completed
+        self._layout: Layout | None = None
+        self._contribution: memoryview | None = None
+        self._ring: ResultRing | None = None
+        self._cuts: dict[int, tuple[Piece, ...]] = {}
+        self._views: tuple[View, ...] = ()
+        self._finished = 0
+        self._rounds: dict[int, Round] = {}
+        self._results: dict[int, Round] = {}
+        """Finished rounds whose result is kept."""
+        self._void: list[tuple[int, int]] = []
+        """(step, slot) of void attempts: their slots rest until frames under way can't reach them any more."""
+        self._fetching: dict[int, int] = {}
+        self._open: dict[int, int] = {}
+        """Step to the view id under which it was opened."""
+        self._own = _Own(0)
+        self._adds: list[tuple[Round, Piece, float]] = []
+        self._adding = False
+
+    def configure(self, layout: Layout, contribution: SharedMemory, ring: ResultRing) -> None:
+        """The worker has registered: its layout and the memory shared with it."""
+        self._layout, self._contribution, self._ring = layout, contribution.view, ring
+        self._cuts.clear()
+        self._outlet.resume_bulk()
+
+    # --- the core's decisions ------------------------------------------------------------------------------
+
+    def set_views(self, views: tuple[View, ...], finished: int) -> None:
+        """These views govern rounds now; void what fits none of them, and let waiting frames in."""
+        self._views, self._finished = views, finished
+        for step in list(self._rounds):
+            current = self._rounds[step]
+            view = self._view_for(step)
+            if step <= finished or view is None or view.id != current.view.id:
+                self._discard(step)
+        self._open = {s: v for s, v in self._open.items() if (w := self._view_for(s)) and w.id == v}
+        self._outlet.drop_bulk(self._stale)
+        self._outlet.resume_bulk()
+
+    def _stale(self, header: BulkHeader) -> bool:
+        if header.src != self._me or header.kind not in (Kind.CONTRIBUTION, Kind.FINAL):
+            return False
+        view = self._view_for(header.step)
+        return view is None or view.id != header.view
+
+    def _discard(self, step: int) -> None:
+        current = self._rounds.pop(step)
+        self._void.append((step, current.slot))
+
+    def _view_for(self, step: int) -> View | None:
+        return next((view for view in reversed(self._views) if step >= view.first_step), None)
+
+    def open_round(self, view_id: int, step: int) -> None:
+        """The own contribution to `step` may be sent, under this view."""
+        self._open[step] = view_id
+        self._send_own(step)
+
+    def bucket_ready(self, step: int, segment: int, weight: float) -> None:
+        """A segment of the contribution is complete while backward goes on."""
+        own = self._own_for(step)
+        own.weight = weight
+        own.segments.add(segment)
+        self._send_own(step)
+
+    def send_contribution(self, view_id: int, step: int, weight: float, empty: bool) -> None:
+        """The contribution is complete: send what has not been sent of it under this view."""
+        if empty:
+            return
+        own = self._own_for(step)
+        own.weight, own.whole = weight, True
+        self._open[step] = view_id
+        self._send_own(step)
+
+    def _own_for(self, step: int) -> _Own:
+        if self._own.step != step:
+            self._own = _Own(step)
+        return self._own
+
+    def contribution_known(self, view_id: int, step: int, peer: str, empty: bool) -> None:
+        """`peer` takes part in this attempt; with `empty`, no bytes come from it."""
+        current = self._round(step, view_id)
+        if current is None:
+            return
+        current.empty[peer] = empty
+        if current.contributors() is not None:
+            rank = self._rank(current.view)
+            for piece in current.pieces if rank is not None else ():
+                if piece.root == rank and current.summed(piece):
+                    self._finalise(current, piece)
+
+    def finish(self, step: int) -> None:
+        """Step is final: from now on its result is only read."""
+        self._finished = max(self._finished, step)
+        current = self._rounds.pop(step, None)
+        if current is not None:
+            self._results[step] = current
+        self._fetching.pop(step, None)
+        self._open.pop(step, None)
+
+    def release(self, step: int) -> None:
+        """Results up to `step` are needed no more."""
+        ring = self._ring
+        for done in [s for s in self._results if s <= step]:
+            if ring is not None:
+                ring.free(self._results.pop(done).slot)
+        rested = [entry for entry in self._void if entry[0] < step]
+        self._void = [entry for entry in self._void if entry[0] >= step]
+        for _, slot in rested:
+            if ring is not None:
+                ring.free(slot)
+        for opened in list(self._open):
+            self._send_own(opened)
+        self._outlet.resume_bulk()
+
+    def fetch(self, view_id: int, step: int) -> None:
+        """The result of `step` will come from a member that finished it."""
+        if step in self._rounds:
+            self._discard(step)
+        self._fetching[step] = view_id
+
+    def serve(self, dst: str, view_id: int, step: int) -> None:
+        """Send a kept result to a peer that lacks it."""
+        done = self._results.get(step)
+        if done is None:
+            return
+        members = len(done.view.members)
+        for piece in done.pieces:
+            payload = done.result[piece.offset : piece.offset + piece.nbytes]
+            header = BulkHeader(Kind.RESULT, view_id, step, piece.index, members, 0.0, 0)
+            self._outlet.send_bulk(dst, header, payload, urgent=True)
+
+    def link_up(self, peer: str) -> None:
+        """A new link to `peer` stands: what an older one may have lost is sent again."""
+        for current in [*self._rounds.values(), *self._results.values()]:
+            rank = self._rank(current.view)
+            for piece in current.pieces if rank is not None else ():
+                if piece.root == rank and piece.index in current.final:
+                    self._send_final(current, piece, peer)
+        own, view_id = self._own, self._open.get(self._own.step)
+        current = self._rounds.get(own.step)
+        if current is None or view_id is None:
+            return
+        for piece in current.pieces:
+            if (view_id, piece.segment) in own.sent and current.view.members[piece.root].id == peer:
+                self._send_piece(current, piece, own.weight)
+
+    # --- rounds --------------------------------------------------------------------------------------------
+
+    def _pieces(self, members: int) -> tuple[Piece, ...]:
+        assert self._layout is not None
+        if members not in self._cuts:
+            self._cuts[members] = cut(self._layout, members)
+        return self._cuts[members]
+
+    def _round(self, step: int, view_id: int) -> Round | None:
+        """The attempt at `step` under this view, if that is the one that counts."""
+        view = self._view_for(step)
+        if view is None or view.id != view_id or step <= self._finished or step in self._fetching:
+            return None
+        current = self._rounds.get(step)
+        return current if current is not None else self._begin(step, view, len(view.members))
+
+    def _begin(self, step: int, view: View, members: int) -> Round | None:
+        if self._ring is None:
+            return None
+        slot = self._ring.allocate()
+        if slot is None:
+            return None
+        assert self._layout is not None
+        result = self._ring.slot_view(slot)[: self._layout.nbytes]
+        current = self._rounds[step] = Round(view, step, self._pieces(members), slot, result)
+        return current
+
+    def _rank(self, view: View) -> int | None:
+        return next((rank for rank, m in enumerate(view.members) if m.id == self._me), None)
+
+    # --- sending -------------------------------------------------------------------------------------------
+
+    def _send_own(self, step: int) -> None:
+        own, view_id = self._own, self._open.get(step)
+        if own.step != step or view_id is None or self._contribution is None:
+            return
+        current = self._round(step, view_id)
+        if current is None:
+            return
+        for segment in range(len(self._layout.segments) if self._layout else 0):
+            if (own.whole or segment in own.segments) and (view_id, segment) not in own.sent:
+                own.sent.add((view_id, segment))
+                self._send_segment(current, segment, own.weight)
+
+    def _send_segment(self, current: Round, segment: int, weight: float) -> None:
+        assert self._contribution is not None
+        mine = self._rank(current.view)
+        for piece in current.pieces:
+            if piece.segment != segment:
+                continue
+            if piece.root == mine:
+                self._adds.append((current, piece, weight))
+                continue
+            self._send_piece(current, piece, weight)
+        if self._adds and not self._adding:
+            self._adding = True
+            asyncio.get_running_loop().call_soon(self._add_own)
+
+    def _send_piece(self, current: Round, piece: Piece, weight: float) -> None:
+        assert self._contribution is not None
+        payload = self._contribution[piece.offset : piece.offset + piece.nbytes]
+        if piece.wire_dtype != piece.dtype:
+            payload = narrow(widen(payload, piece.dtype), piece.wire_dtype)
+        header = BulkHeader(Kind.CONTRIBUTION, current.view.id, current.step, piece.index, 0, weight, 0)
+        self._outlet.send_bulk(current.view.members[piece.root].id, header, payload, urgent=True)
+
+    def _add_own(self) -> None:
+        """Sum own chunks a few at a time, so that the loop stays responsive while frames are on their way."""
+        batch, self._adds = self._adds[:ADDS_PER_TURN], self._adds[ADDS_PER_TURN:]
+        assert self._contribution is not None
+        for current, piece, weight in batch:
+            if self._rounds.get(current.step) is not current:
+                continue
+            payload = self._contribution[piece.offset : piece.offset + piece.nbytes]
+            values = widen(payload, piece.dtype)
+            if piece.wire_dtype != piece.dtype:
+                values = widen(narrow(values, piece.wire_dtype), piece.wire_dtype)
+            self._add(current, piece, self._me, values, weight)
+        self._adding = bool(self._adds)
+        if self._adding:
+            asyncio.get_running_loop().call_soon(self._add_own)
+
+    def _add(self, current: Round, piece: Piece, peer: str, values: object, weight: float) -> None:
+        current.add(piece, peer, values, weight)
+        if current.summed(piece):
+            self._finalise(current, piece)
+
+    def _finalise(self, current: Round, piece: Piece) -> None:
+        current.finish(piece)
+        for info in current.view.everybody():
+            if info.id != self._me:
+                self._send_final(current, piece, info.id)
+        self._maybe_complete(current)
+
+    def _send_final(self, current: Round, piece: Piece, peer: str) -> None:
+        """Members hold a result's memory in place until all of them have it; for a learner it is copied."""
+        payload: memoryview | bytes = current.result[piece.offset : piece.offset + piece.nbytes]
+        if piece.wire_dtype != piece.dtype:
+            payload = narrow(widen(memoryview(payload), piece.dtype), piece.wire_dtype)
+        if current.view.member(peer) is None:
+            if current.view.learner(peer) is None or self._outlet.queued_bytes(peer) > LEARNER_QUEUE_BYTES:
+                return
+            payload = bytes(payload)
+        header = BulkHeader(Kind.FINAL, current.view.id, current.step, piece.index, 0, 0.0, current.culprits)
+        self._outlet.send_bulk(peer, header, payload, urgent=True)
+
+    def _maybe_complete(self, current: Round) -> None:
+        if current.complete and not current.reported:
+            current.reported = True
+            view_id = self._fetching.get(current.step, current.view.id)
+            self._completed(
+                RoundComplete(view_id, current.step, current.slot, current.digest(), current.nonfinite())
+            )
+
+    # --- receiving -----------------------------------------------------------------------------------------
+
+    def sink(self, header: BulkHeader) -> memoryview | Verdict:
+        """Where a frame's payload goes. Raises RemoteProtocolError for one that no honest peer sends."""
+        if not self._views or header.view > self._views[-1].id or self._ring is None:
+            return Verdict.PAUSE
+        if header.kind == Kind.RESULT:
+            return self._result_sink(header)
+        view = self._view_for(header.step)
+        if view is None or view.id != header.view or header.step <= self._finished or header.step in self._fetching:
+            return Verdict.DISCARD
+        if view.member(header.src) is None:
+            return Verdict.DISCARD
+        current = self._round(header.step, header.view)
+        if current is None:
+            return Verdict.PAUSE
+        piece = self._piece(current, header)
+        root = current.view.members[piece.root].id
+        if header.kind == Kind.CONTRIBUTION:
+            if root != self._me:
+                raise RemoteProtocolError(f"a contribution to chunk {piece.index} came to a peer that is not its root")
+            if piece.index in current.final or header.src in current.arrived.get(piece.index, ()):
+                return Verdict.DISCARD
+            return memoryview(bytearray(header.length))
+        if root != header.src:
+            raise RemoteProtocolError(f"final chunk {piece.index} came from a peer that is not its root")
+        if piece.index in current.final:
+            return Verdict.DISCARD
+        if piece.wire_dtype != piece.dtype:
+            return memoryview(bytearray(header.length))
+        return current.result[piece.offset : piece.offset + piece.nbytes]
+
+    def _piece(self, current: Round, header: BulkHeader) -> Piece:
+        if header.index >= len(current.pieces):
+            raise RemoteProtocolError(f"chunk {header.index} of {len(current.pieces)}")
+        piece = current.pieces[header.index]
+        expected = piece.nbytes if header.kind == Kind.RESULT else piece.wire_nbytes
+        if header.length != expected:
+            raise RemoteProtocolError(f"chunk {header.index} has {header.length} bytes instead of {expected}")
+        if header.kind == Kind.CONTRIBUTION and not 0 <= header.weight < float("inf"):
+            raise RemoteProtocolError(f"chunk {header.index} has the weight {header.weight}")
+        return piece
+
+    def _result_sink(self, header: BulkHeader) -> memoryview | Verdict:
+        view = self._view_for(header.step)
+        if self._fetching.get(header.step) != header.view or view is None or not 1 <= header.aux <= 1024:
+            return Verdict.DISCARD
+        current = self._rounds.get(header.step) or self._begin(header.step, view, header.aux)
+        if current is None:
+            return Verdict.PAUSE
+        piece = self._piece(current, header)
+        if piece.index in current.final:
+            return Verdict.DISCARD
+        return current.result[piece.offset : piece.offset + piece.nbytes]
+
+    def received(self, header: BulkHeader, payload: memoryview) -> None:
+        """A payload has arrived where `sink` said; by now its attempt may be void."""
+        current = self._rounds.get(header.step)
+        if header.kind == Kind.RESULT:
+            if current is not None and self._fetching.get(header.step) == header.view:
+                current.mark_final(self._piece(current, header))
+                self._maybe_complete(current)
+            return
+        if current is None or current.view.id != header.view or header.step in self._fetching:
+            return
+        piece = self._piece(current, header)
+        if header.kind == Kind.CONTRIBUTION:
+            self._add(current, piece, header.src, widen(payload, piece.wire_dtype), header.weight)
+            return
+        if piece.index in current.final:
+            return
+        if piece.wire_dtype != piece.dtype:
+            wide = memoryview(widen(payload, piece.wire_dtype)).cast("B")
+            current.result[piece.offset : piece.offset + piece.nbytes] = wide
+        current.culprits |= header.tag
+        current.mark_final(piece)
+        self._maybe_complete(current)

@@ -1,0 +1,60 @@
+"""What a client that is no peer may ask an agent: its status, to leave, to take a dead peer's last words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from chaos.core.errors import RemoteProtocolError
+from chaos.core.messages import Sealed
+from chaos.core.types import Record, Text
+
+
+class ClientRequest(Record, tag=True, frozen=True):
+    """Base of all requests."""
+
+
+class StatusRequest(ClientRequest, frozen=True):
+    pass
+
+
+class LeaveRequest(ClientRequest, frozen=True):
+    """Answered only for a client of the agent's own party."""
+
+    reason: Text
+
+
+class SealRequest(ClientRequest, frozen=True):
+    """Last words that somebody found after their peer's process had ended."""
+
+    sealed: Sealed
+
+
+AnyRequest = StatusRequest | LeaveRequest | SealRequest
+
+_requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
+
+
+def encode_request(request: AnyRequest) -> bytes:
+    return msgspec.msgpack.encode(request)
+
+
+def decode_request(payload: bytes) -> AnyRequest:
+    """Raises RemoteProtocolError if it is no request."""
+    try:
+        return _requests.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"a request does not decode: {error}") from error
+
+
+def encode_answer(answer: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(answer)
+
+
+def decode_answer(payload: bytes) -> dict[str, Any]:
+    """Raises RemoteProtocolError if it is no answer."""
+    try:
+        return msgspec.json.decode(payload, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(f"an answer does not decode: {error}") from error

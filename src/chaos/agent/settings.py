@@ -1,0 +1,103 @@
+"""What `chaos run` was told: arguments before environment before ./chaos.toml before defaults."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chaos.core.errors import ChaosError
+
+CONFIG_FILE = Path("chaos.toml")
+LISTS = ("join", "listen", "advertise")
+
+
+class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One peer's settings. Also what the launcher hands to its agent, as JSON."""
+
+    script: Path | None = None
+    """None: a Session outside `chaos run` started this agent."""
+    args: tuple[str, ...] = ()
+    join: tuple[str, ...] = ()
+    """HOST:PORT of members; empty founds a run."""
+    listen: tuple[str, ...] = ("0.0.0.0:0",)
+    """Port 0 takes any free port: two peers on one host need no configuration."""
+    advertise: tuple[str, ...] = ()
+    """Empty: the addresses of this host's interfaces, with the port that was bound."""
+    party: Path | None = None
+    """None: the user's own, ~/.config/chaos/party, made at first use."""
+    name: str | None = None
+    """None: the host's name, with a number behind it where that is taken on this host."""
+    min_peers: int = 1
+    checkpoint: Path | None = None
+    checkpoint_every: int = 100
+    """Steps. Only with `checkpoint`."""
+    trace: Path | None = None
+    max_restarts: int = 3
+    """Per launcher, of worker and agent together. A guess: more than that is no accident."""
+    plain: bool = False
+    """No TLS. For comparisons on one machine."""
+
+    def check(self) -> None:
+        """Raises ChaosError naming the setting that makes no sense."""
+        if self.min_peers < 1:
+            raise ChaosError(f"--min-peers is {self.min_peers}; give 1 or more")
+        if self.min_peers > 1 and self.join:
+            raise ChaosError("--min-peers belongs to the peer that founds the run; leave it out with --join")
+        if self.checkpoint_every < 1:
+            raise ChaosError(f"--checkpoint-every is {self.checkpoint_every}; give 1 or more steps")
+        if self.max_restarts < 0:
+            raise ChaosError(f"--max-restarts is {self.max_restarts}; give 0 or more")
+        if self.script is not None and not self.script.is_file():
+            raise ChaosError(f"there is no script {self.script}; check its path")
+
+    @classmethod
+    def resolve(cls, environment: Mapping[str, str] | None = None, **given: Any) -> RunSettings:
+        """Merge what was given on the command line (None or empty: not given) with the other sources.
+
+        Raises:
+            ChaosError: a value makes no sense, or the file is no TOML.
+        """
+        known = {f.name for f in msgspec.structs.fields(cls)} - {"script", "args"}
+        merged: dict[str, Any] = _from_file(known)
+        merged.update(_from_environment(os.environ if environment is None else environment, known))
+        merged.update({key: value for key, value in given.items() if value not in (None, (), [])})
+        for key in LISTS:
+            if isinstance(merged.get(key), list):
+                merged[key] = tuple(merged[key])
+        for key in ("party", "checkpoint", "trace", "script"):
+            if isinstance(merged.get(key), str):
+                merged[key] = Path(merged[key])
+        try:
+            settings = msgspec.convert(merged, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise ChaosError(f"a setting does not fit: {error}") from error
+        settings.check()
+        return settings
+
+
+def _from_environment(environment: Mapping[str, str], known: set[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in known:
+        value = environment.get(f"CHAOS_{key.upper()}")
+        if value:
+            found[key] = tuple(part.strip() for part in value.split(",")) if key in LISTS else value
+    return found
+
+
+def _from_file(known: set[str]) -> dict[str, Any]:
+    if not CONFIG_FILE.is_file():
+        return {}
+    try:
+        content = tomllib.loads(CONFIG_FILE.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ChaosError(f"{CONFIG_FILE} is no TOML: {error}") from error
+    values: dict[str, Any] = content.get("run", {})
+    for key in values:
+        if key.replace("-", "_") not in known:
+            raise ChaosError(f"{CONFIG_FILE}: [run] has no setting '{key}'; known are {', '.join(sorted(known))}")
+    return {key.replace("-", "_"): value for key, value in values.items()}

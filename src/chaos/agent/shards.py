@@ -1,0 +1,115 @@
+"""The data plane of replication: snapshot memory, hashed, served and received in shards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from blake3 import blake3
+
+from chaos.agent.reduce import Outlet
+from chaos.agent.shared_memory import SharedMemory
+from chaos.agent.transport import BulkHeader, Verdict
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ServeShards
+from chaos.core.errors import RemoteProtocolError
+from chaos.core.events import ShardStored, SnapshotHashed
+
+SHARD = 16
+"""Kind of the bulk frames that carry a shard; `index` is its number, `step` its snapshot's."""
+
+
+def spans(nbytes: int, shard_bytes: int) -> list[tuple[int, int]]:
+    """(start, stop) of each shard."""
+    return [(at, min(at + shard_bytes, nbytes)) for at in range(0, nbytes, shard_bytes)]
+
+
+def hash_shards(memory: memoryview, nbytes: int, shard_bytes: int) -> tuple[bytes, ...]:
+    """BLAKE3 of each shard, 32 bytes each. Releases the GIL while it works."""
+    return tuple(blake3(memory[start:stop]).digest() for start, stop in spans(nbytes, shard_bytes))
+
+
+class Snapshots:
+    """The snapshot that the own worker took, and the one that is being received."""
+
+    def __init__(self, outlet: Outlet, happened: Callable[[ShardStored | SnapshotHashed], None]) -> None:
+        self._outlet = outlet
+        self._happened = happened
+        self.own: SharedMemory | None = None
+        self.own_nbytes = 0
+        self._shard_bytes = 1
+        self.received: SharedMemory | None = None
+        self._receiving: ReceiveSnapshot | None = None
+        self._stored: set[int] = set()
+
+    # --- the own snapshot ----------------------------------------------------------------------------------
+
+    def prepared(self, fd: int, nbytes: int) -> None:
+        """The worker made snapshot memory of `nbytes`; `fd` is ours to close."""
+        if self.own is not None:
+            self.own.close()
+        self.own = SharedMemory.attach(fd, nbytes, writable=False)
+        os.close(fd)
+
+    async def hash_own(self, order: HashSnapshot) -> None:
+        """Hash the own snapshot off the loop's thread."""
+        assert self.own is not None
+        self._shard_bytes = order.shard_bytes
+        memory, nbytes = self.own.view, self.own_nbytes
+        loop = asyncio.get_running_loop()
+        hashes = await loop.run_in_executor(None, hash_shards, memory, nbytes, order.shard_bytes)
+        self._happened(SnapshotHashed(order.step, order.shard_bytes, hashes))
+
+    def serve(self, order: ServeShards) -> None:
+        """Queue shards for a learner instead of what was still queued for it. Gradients go before them."""
+        self._outlet.drop_bulk(lambda header: header.kind == SHARD and header.dst == order.dst)
+        if self.own is None:
+            return
+        places = spans(self.own_nbytes, self._shard_bytes)
+        for shard in order.shards:
+            start, stop = places[shard]
+            self._outlet.send_bulk(order.dst, BulkHeader(SHARD, 0, order.step, shard), self.own.view[start:stop])
+
+    # --- the received snapshot -----------------------------------------------------------------------------
+
+    def expect(self, order: ReceiveSnapshot) -> None:
+        """Make room for a snapshot."""
+        self.forget_received()
+        self.received = SharedMemory.create("chaos-received", max(order.nbytes, 1))
+        self._receiving = order
+        self._stored.clear()
+
+    def resume_from(self, memory: SharedMemory) -> None:
+        """A checkpoint takes the place of a received snapshot."""
+        self.received = memory
+
+    def forget_received(self) -> None:
+        if self.received is not None:
+            self.received.close()
+            self.received = None
+        self._receiving = None
+
+    def sink(self, header: BulkHeader) -> memoryview | Verdict:
+        """Where a shard's bytes go. Raises RemoteProtocolError if they can't be that shard's."""
+        order = self._receiving
+        if order is None or self.received is None or header.step != order.step or header.index in self._stored:
+            return Verdict.DISCARD
+        start, stop = self._place(order, header)
+        return self.received.view[start:stop]
+
+    def _place(self, order: ReceiveSnapshot, header: BulkHeader) -> tuple[int, int]:
+        start = header.index * order.shard_bytes
+        stop = min(start + order.shard_bytes, order.nbytes)
+        if header.index >= len(order.hashes) or header.length != stop - start:
+            raise RemoteProtocolError(f"shard {header.index} with {header.length} bytes does not fit the snapshot")
+        return start, stop
+
+    def arrived(self, header: BulkHeader, payload: memoryview) -> None:
+        """A shard is here whole: check it against its hash."""
+        order = self._receiving
+        if order is None or header.step != order.step or header.index in self._stored:
+            return
+        ok = blake3(payload).digest() == order.hashes[header.index]
+        if ok:
+            self._stored.add(header.index)
+        self._happened(ShardStored(order.step, header.index, header.src, ok))
