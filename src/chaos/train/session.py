@@ -1,0 +1,239 @@
+"""The public interface of a training script."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from chaos.core.errors import ChaosError, Refused, RemoteProtocolError
+from chaos.core.worker_messages import Declined, Register, Welcome
+from chaos.train.agent_link import AgentLink
+from chaos.train.boundary import BoundaryLoop, Means
+from chaos.train.buckets import Buckets, ResultRing
+from chaos.train.buffers import AgreedBuffers
+from chaos.train.data import Collate, Source
+from chaos.train.fingerprint import fingerprint
+from chaos.train.gradients import Gradients
+from chaos.train.launch import agent_address
+from chaos.train.layout import plan_layout
+from chaos.train.options import Options
+from chaos.train.outcome import Outcome
+from chaos.train.parts import Parts
+from chaos.train.peer_run import PeerRun
+from chaos.train.run import Run
+from chaos.train.snapshots import Snapshots
+from chaos.train.solo_run import SoloRun
+from chaos.train.state import Training, describe
+from chaos.train.supported import check
+from chaos.train.update import Update
+
+
+class Session(AbstractContextManager["Session"]):
+    """One peer's part in a run: founds it or joins it, whichever the environment says.
+
+        with chaos.Session(model, optimizer) as run:
+            for epoch in run.epochs(3):
+                for x, y in run.shard(dataset, batch_size=32):
+                    loss = loss_fn(model(x), y)
+                    loss.backward()
+                    run.step(loss)
+
+    Without an agent (`chaos run` starts one) the same script trains alone, as plain PyTorch.
+
+    What the script does to a gradient is its own affair, as in plain PyTorch: with `accumulate=k` divide the
+    loss by k before `backward`. Parameters change in `step` only: a change by hand reaches no other peer.
+
+    Args:
+        model: a module on one device; the result of `torch.compile` is fine.
+        optimizer: over parameters of the model; its numbers (learning rate ...) follow the run.
+        scheduler: stepped once with every update; `ReduceLROnPlateau` gets the mean loss of all peers.
+        scaler: a `torch.amp.GradScaler` whose `scale(loss)` the script calls.
+        max_grad_norm: clip the reduced gradient to this 2-norm.
+        accumulate: micro-batches per step.
+        seed: orders the samples, and seeds torch before each step; equal on all peers.
+        wire: 'native', or 'bf16' to halve the traffic of float32 gradients.
+        overlap: send gradients while backward runs, where that is safe.
+        on_nonfinite: 'skip' a step whose gradient is not finite, or 'stop' the run.
+
+    Raises:
+        ChaosError: in one line, what can't be trained together and what to do instead.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        scheduler: Any = None,
+        scaler: torch.amp.GradScaler | None = None,
+        max_grad_norm: float | None = None,
+        accumulate: int = 1,
+        seed: int = 0,
+        wire: str = "native",
+        overlap: bool = True,
+        on_nonfinite: str = "skip",
+    ) -> None:
+        self._options = Options(
+            max_grad_norm=max_grad_norm,
+            accumulate=accumulate,
+            seed=seed,
+            wire=wire,
+            overlap=overlap,
+            on_nonfinite=on_nonfinite,
+        )
+        check(model, optimizer, scheduler, scaler)
+        self._parts = Parts(model)
+        self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
+        self._run: Run | None = None
+
+    def __enter__(self) -> Session:
+        if self._run is not None:
+            raise ChaosError("this session was entered already; make a new one")
+        training = Training(self._parts, AgreedBuffers(self._parts), self._optimizer, self._scheduler, self._scaler)
+        describe(training, 0, self._options.seed)  # refuses now what a joiner could not be given later
+        params = list(self._parts.trainable.values())
+        update = Update(params, self._optimizer, self._scheduler, self._scaler, self._options.max_grad_norm)
+        address = agent_address(os.environ)
+        if address is None:
+            self._run = SoloRun(self._options, update, params)
+        else:
+            _exit_codes_of_errors()
+            self._run = _join(AgentLink.connect(address), training, update, self._options)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered.close(error)
+
+    # --- the loop ----------------------------------------------------------------------------------------
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Epochs from the run's present one up to `count` (exclusive).
+
+        A joiner starts at the run's epoch. A loop body that leaves its iterator early sees the same epoch
+        again, with the samples that are left. Without `shard` and `private` the epochs are this peer's own.
+        """
+        return self._entered.epochs(count)
+
+    def shard(self, dataset: Any, batch_size: int, collate_fn: Collate | None = None) -> Iterator[Any]:
+        """Batches of a dataset that all peers have; each sample is used once per epoch by one of them.
+
+        Yields at most `batch_size` samples at a time, collated as a `DataLoader` does. Ends when the epoch
+        has ended on every peer; while others still compute, this peer's part is empty.
+        """
+        return self._entered.shard(Source.make(dataset, batch_size, collate_fn, "run.shard"))
+
+    def private(self, dataset: Any, batch_size: int, collate_fn: Collate | None = None) -> Iterator[Any]:
+        """Batches of a dataset that only this peer has, until every peer went through its own once."""
+        return self._entered.private(Source.make(dataset, batch_size, collate_fn, "run.private"))
+
+    def step(self, loss: Any = None, weight: float | None = None) -> None:
+        """End a micro-batch; with the last of a step, reduce over the peers, update, and zero the gradients.
+
+        Args:
+            loss: mean loss of the micro-batch, for `last.loss` and `ReduceLROnPlateau`; float or scalar tensor.
+            weight: of this micro-batch in the mean over peers. By default the number of samples the
+                iterators handed out for it, or 1 without iterators. 0: this peer contributes nothing.
+
+        Raises:
+            ChaosError: the run stopped, or declined this peer.
+            AgentLost: the agent of this peer ended.
+            ValueError: `weight` differs from the one that already sent buckets carry.
+        """
+        self._entered.step(loss, weight)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """In this block `backward` and `step` only add to the gradients."""
+        return self._entered.no_sync()
+
+    def sync(self, loss: Any = None, weight: float | None = None) -> None:
+        """Reduce now: `p.grad` holds the gradient of all peers, unscaled, or None where nobody has one.
+
+        The script may change it, the same way on every peer; the next `step()` then updates without
+        reducing again. Arguments as in `step`.
+        """
+        self._entered.sync(loss, weight)
+
+    # --- where the run stands ----------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Applied steps, skipped ones included."""
+        return self._entered.steps
+
+    @property
+    def members(self) -> int:
+        """Number of peers that contribute to the present step."""
+        return self._entered.members
+
+    @property
+    def peer(self) -> str:
+        """This peer's id."""
+        return self._entered.peer
+
+    @property
+    def name(self) -> str:
+        """This peer's name."""
+        return self._entered.name
+
+    @property
+    def role(self) -> str:
+        """'member', 'learner' (still receiving the run's state) or 'solo'."""
+        return self._entered.role
+
+    @property
+    def leaving(self) -> bool:
+        """Whether this peer was asked to leave; iterators have ended or are about to."""
+        return self._entered.leaving
+
+    @property
+    def last(self) -> Outcome:
+        """The last step: mean loss over all contributors, why it was skipped, seconds of waiting."""
+        return self._entered.last
+
+    @property
+    def _entered(self) -> Run:
+        if self._run is None:
+            raise ChaosError("the session has not begun; use it as 'with chaos.Session(...) as run:'")
+        return self._run
+
+
+def _join(link: AgentLink, training: Training, update: Update, options: Options) -> PeerRun:
+    """Register with the agent and wait until this worker may compute its first step."""
+    plan = plan_layout(training.parts, options.wire == "bf16")
+    identity = fingerprint(training.parts, training.optimizer, training.scheduler, training.scaler, options)
+    link.send(Register(os.getpid(), identity, plan.layout))
+    welcome, fds = link.receive()
+    if isinstance(welcome, Declined):
+        raise Refused(welcome.reason)
+    if not isinstance(welcome, Welcome):
+        raise RemoteProtocolError(f"the agent answered a registration with {type(welcome).__name__}")
+    buckets = Buckets(fds[0], plan, training.parts)
+    ring = ResultRing(fds[1], welcome.slots, welcome.slot_stride, plan.layout.nbytes)
+    means = Means(buckets, training.buffers, Gradients(buckets), ring, update, Snapshots(training, link.send))
+    seed = (welcome.seed + options.seed) % 2**63
+    return PeerRun(options, link, means, BoundaryLoop(link, means, welcome, seed), welcome.name)
+
+
+def _exit_codes_of_errors() -> None:
+    """A `ChaosError` that nobody catches ends the script with its own exit code, so that the agent can tell."""
+    previous = sys.excepthook
+    if getattr(previous, "reports_chaos_errors", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        previous(kind, error, trace)
+        if isinstance(error, ChaosError):
+            sys.exit(error.exit_code)
+
+    hook.reports_chaos_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
