@@ -1,0 +1,185 @@
+"""Anonymous memory that an agent and its worker share, and the ring of results that lies in it.
+
+The memory has no name on the host: it lives as long as somebody has it mapped or holds its descriptor, so
+a killed group leaves nothing behind, and a worker that dies takes nothing away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+
+import psutil
+
+from chaos.core.errors import ChaosError
+
+PAGE = 4096
+"""Alignment of result slots, in bytes."""
+
+RING_BYTES = 2 * 2**30
+"""What a ring of results takes at most if it has more than `MIN_SLOTS`."""
+
+MIN_SLOTS = 4
+"""The result in progress, the last one, one that a neighbour still fetches, and one for the step ahead."""
+
+MAX_SLOTS = 64
+
+RESIDENT_SLOTS = 3
+"""Slots that keep their pages when they are freed: what a run in its usual state uses over and over."""
+
+
+class SharedMemory:
+    """A mapping of anonymous memory and its descriptor, both of which it owns until `close`."""
+
+    def __init__(self, fd: int, mapped: mmap.mmap, nbytes: int) -> None:
+        self.fd = fd
+        self.nbytes = nbytes
+        self.view = memoryview(mapped)[:nbytes]
+        """`nbytes` bytes; read-only if attached so."""
+        self._map = mapped
+
+    @classmethod
+    def create(cls, name: str, nbytes: int, prefault: bool = False) -> SharedMemory:
+        """New zeroed memory that nobody can make smaller or larger. `name` is what tools such as lsof show.
+
+        With `prefault` its pages exist on return, so that the first copy into it runs at full speed.
+
+        Raises:
+            ChaosError: this host has not so much memory available, or a limit of the process forbids it.
+        """
+        size = max(nbytes, PAGE)
+        fd = -1
+        try:
+            available = _available()
+            if nbytes > available:
+                raise ChaosError(
+                    f"{name} needs {_mib(nbytes)} of memory and {_mib(available)} are available: free some on this host"
+                )
+            fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, size)
+            if prefault:
+                os.posix_fallocate(fd, 0, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            mapped = mmap.mmap(fd, size)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise ChaosError(f"cannot allocate {_mib(nbytes)} for {name}: {_limit(error)}") from error
+        return cls(fd, mapped, nbytes)
+
+    @classmethod
+    def attach(cls, fd: int, nbytes: int, writable: bool) -> SharedMemory:
+        """Maps memory that another process made. Owns `fd` if it returns, leaves it to the caller if it raises.
+
+        Raises:
+            ChaosError: the memory is smaller than `nbytes`, or can't be mapped.
+        """
+        size = max(nbytes, 1)
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        try:
+            there = os.fstat(fd).st_size
+            if there < size:
+                raise ChaosError(f"shared memory of {there} bytes came where {size} are needed: restart this peer")
+            mapped = mmap.mmap(fd, size, prot=protection)
+        except OSError as error:
+            raise ChaosError(f"cannot map {_mib(nbytes)} of shared memory: {_limit(error)}") from error
+        return cls(fd, mapped, nbytes)
+
+    def release_pages(self, offset: int, nbytes: int) -> None:
+        """Gives the whole pages within [offset, offset + nbytes) back to the host; they read as zeros from then on.
+
+        For everybody who has them mapped, so nobody may still need what was there.
+        """
+        if not 0 <= offset <= offset + nbytes <= self.nbytes:
+            raise ValueError(f"[{offset}, {offset + nbytes}) is not within {self.nbytes} bytes")
+        first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if first < last:
+            self._map.madvise(mmap.MADV_REMOVE, first, last - first)
+
+    def close(self) -> None:
+        """Closes the descriptor and lets go of the mapping. A second call does nothing.
+
+        Arrays made from `view` stay valid: the mapping itself ends with the last of them.
+        """
+        if self.fd < 0:
+            return
+        os.close(self.fd)
+        self.fd = -1
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            self._map.close()
+
+
+class ResultRing:
+    """Slots of equal size for the results of steps, in memory that the worker maps read-only."""
+
+    def __init__(self, nbytes: int, slots: int) -> None:
+        """`slots` results of `nbytes` bytes each. ChaosError if there is no memory for them."""
+        self.nbytes = nbytes
+        self.slots = slots
+        self.stride = _stride(nbytes)
+        """Bytes from one slot's start to the next one's."""
+        self.memory = SharedMemory.create("chaos-results", self.stride * slots)
+        self._used = [False] * slots
+
+    def slot_view(self, slot: int) -> memoryview:
+        """The `nbytes` bytes of a slot."""
+        if not 0 <= slot < self.slots:
+            raise IndexError(f"slot {slot} of {self.slots}")
+        start = slot * self.stride
+        return self.memory.view[start : start + self.nbytes]
+
+    def allocate(self) -> int | None:
+        """The lowest free slot, which is then in use (its bytes are undefined); None if all are."""
+        slot = next((i for i, used in enumerate(self._used) if not used), None)
+        if slot is not None:
+            self._used[slot] = True
+        return slot
+
+    def free(self, slot: int) -> None:
+        """The slot's result is needed no more, neither here nor by the worker."""
+        if not self._used[slot]:
+            raise ValueError(f"slot {slot} is not in use")
+        self._used[slot] = False
+        if slot >= RESIDENT_SLOTS:
+            self.memory.release_pages(slot * self.stride, self.stride)
+
+    @property
+    def in_use(self) -> int:
+        """How many slots are."""
+        return sum(self._used)
+
+
+def ring_slots(nbytes: int) -> int:
+    """How many results of `nbytes` to keep room for: 2 GiB or a quarter of the memory available, 4 to 64."""
+    room = min(RING_BYTES, _available() // 4)
+    return max(MIN_SLOTS, min(MAX_SLOTS, room // _stride(nbytes)))
+
+
+def _available() -> int:
+    """Bytes that this host can hand out without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def _stride(nbytes: int) -> int:
+    return max(1, -(-nbytes // PAGE)) * PAGE
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.1f} MiB"
+
+
+def _limit(error: OSError) -> str:
+    """Which limit was hit, and what to do about it."""
+    match error.errno:
+        case errno.EFBIG:
+            return "the limit on file sizes (ulimit -f) is lower, raise it"
+        case errno.EMFILE | errno.ENFILE:
+            return "too many files are open, raise the limit (ulimit -n)"
+        case errno.ENOMEM | errno.ENOSPC:
+            return "memory or the limit on address space (ulimit -v) is used up, free or raise it"
+    return f"{error.strerror}"
