@@ -6,6 +6,8 @@ float16 in float32, rounded once at the end (to nearest, ties to even). Integers
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,7 +15,7 @@ WIDE = {"float64": np.float64, "float32": np.float32, "int64": np.int64}
 """Types that are summed in place."""
 ITEM_BYTES = {"float64": 8, "float32": 4, "int64": 8, "bfloat16": 2, "float16": 2}
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def widen(payload: memoryview, dtype: str) -> Array:
@@ -39,11 +41,11 @@ def to_bfloat16(values: Array) -> NDArray[np.uint16]:
 def narrow(values: Array, dtype: str) -> memoryview:
     """The inverse of `widen`: bytes of `values` rounded to `dtype`."""
     if dtype == "bfloat16":
-        return memoryview(to_bfloat16(values)).cast("B")
+        return to_bfloat16(values).data.cast("B")
     if dtype == "float16":
         with np.errstate(over="ignore"):
-            return memoryview(values.astype(np.float16)).cast("B")
-    return memoryview(np.ascontiguousarray(values)).cast("B")
+            return values.astype(np.float16).data.cast("B")
+    return np.ascontiguousarray(values).data.cast("B")
 
 
 def is_finite(values: Array) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
-from chaos.agent.arithmetic import narrow, widen
+from chaos.agent.arithmetic import Array, narrow, widen
 from chaos.agent.rounds import Piece, Round, cut
 from chaos.agent.shared_memory import ResultRing, SharedMemory
 from chaos.agent.transport import BulkHeader, Verdict
@@ -205,11 +205,11 @@ class Reducer:
 
     def link_up(self, peer: str) -> None:
         """A new link to `peer` stands: what an older one may have lost is sent again."""
-        for current in [*self._rounds.values(), *self._results.values()]:
-            rank = self._rank(current.view)
-            for piece in current.pieces if rank is not None else ():
-                if piece.root == rank and piece.index in current.final:
-                    self._send_final(current, piece, peer)
+        for kept in [*self._rounds.values(), *self._results.values()]:
+            rank = self._rank(kept.view)
+            for piece in kept.pieces if rank is not None else ():
+                if piece.root == rank and piece.index in kept.final:
+                    self._send_final(kept, piece, peer)
         own, view_id = self._own, self._open.get(self._own.step)
         current = self._rounds.get(own.step)
         if current is None or view_id is None:
@@ -300,7 +300,7 @@ class Reducer:
         if self._adding:
             asyncio.get_running_loop().call_soon(self._add_own)
 
-    def _add(self, current: Round, piece: Piece, peer: str, values: object, weight: float) -> None:
+    def _add(self, current: Round, piece: Piece, peer: str, values: Array, weight: float) -> None:
         current.add(piece, peer, values, weight)
         if current.summed(piece):
             self._finalise(current, piece)
@@ -328,9 +328,7 @@ class Reducer:
         if current.complete and not current.reported:
             current.reported = True
             view_id = self._fetching.get(current.step, current.view.id)
-            self._completed(
-                RoundComplete(view_id, current.step, current.slot, current.digest(), current.nonfinite())
-            )
+            self._completed(RoundComplete(view_id, current.step, current.slot, current.digest(), current.nonfinite()))
 
     # --- receiving -----------------------------------------------------------------------------------------
 
@@ -404,8 +402,8 @@ class Reducer:
         if piece.index in current.final:
             return
         if piece.wire_dtype != piece.dtype:
-            wide = memoryview(widen(payload, piece.wire_dtype)).cast("B")
-            current.result[piece.offset : piece.offset + piece.nbytes] = wide
+            wide = widen(payload, piece.wire_dtype)
+            current.result[piece.offset : piece.offset + piece.nbytes] = wide.data.cast("B")
         current.culprits |= header.tag
         current.mark_final(piece)
         self._maybe_complete(current)

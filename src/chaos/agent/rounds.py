@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass, field
 
 import xxhash
 
-from chaos.agent.arithmetic import ITEM_BYTES, ChunkSum
+from chaos.agent.arithmetic import ITEM_BYTES, Array, ChunkSum
 from chaos.core.types import Layout, Segment, View
 from chaos.planning import sync
 
@@ -83,7 +82,7 @@ class Round:
             return None
         return [m.id for m in self.view.members if not self.empty[m.id]]
 
-    def add(self, piece: Piece, peer: str, values: object, weight: float) -> None:
+    def add(self, piece: Piece, peer: str, values: Array, weight: float) -> None:
         """Add a contribution to a chunk of which this peer is root. A repeated one changes nothing."""
         arrived = self.arrived.setdefault(piece.index, set())
         if peer in arrived or piece.index in self.final:
@@ -93,7 +92,7 @@ class Round:
         if total is None:
             target = self.result[piece.offset : piece.offset + piece.nbytes]
             total = self.sums[piece.index] = ChunkSum(target, piece.dtype, piece.op)
-        if not total.add(values, weight):  # type: ignore[arg-type]
+        if not total.add(values, weight):
             self.culprits |= 1 << self._rank(peer)
 
     def _rank(self, peer: str) -> int:
@@ -128,5 +127,3 @@ class Round:
 
     def nonfinite(self) -> tuple[str, ...]:
         return tuple(m.id for rank, m in enumerate(self.view.members) if self.culprits >> min(63, rank) & 1)
-
-

@@ -31,9 +31,7 @@ class WorkerLink:
         on_death: called with a reason when the worker's socket closes.
     """
 
-    def __init__(
-        self, on_message: Callable[[FromWorker, list[int]], None], on_death: Callable[[str], None]
-    ) -> None:
+    def __init__(self, on_message: Callable[[FromWorker, list[int]], None], on_death: Callable[[str], None]) -> None:
         self._on_message = on_message
         self._on_death = on_death
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -1,0 +1,106 @@
+"""Talking to agents from outside a run: status, leave, passing on a dead peer's last words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from chaos.agent.identity import Identity
+from chaos.agent.party import Party, default_directory
+from chaos.agent.requests import (
+    AnyRequest,
+    LeaveRequest,
+    SealRequest,
+    StatusRequest,
+    decode_answer,
+    encode_request,
+)
+from chaos.agent.transport import PlainSecurity, Security, TlsSecurity, request
+from chaos.agent.words import runtime_directory
+from chaos.core.errors import ChaosError
+from chaos.core.messages import Sealed
+
+CLIENT_NAME = "chaos-client"
+"""The peer name whose certificate a client of a party uses; it never joins a run."""
+
+
+def open_party(directory: Path | None) -> Party:
+    """The party in `directory`; the user's own, made at first use, if none is given."""
+    if directory is not None:
+        return Party.open(directory)
+    return Party.open_or_init(default_directory(), socket.gethostname().split(".")[0] or "party")
+
+
+def security_of(party: Party, identity: Identity, plain: bool = False) -> Security:
+    """How a peer of `party` connects, and whom it lets in."""
+    return PlainSecurity() if plain else TlsSecurity(identity, party.roots())
+
+
+def ask(address: str, question: AnyRequest, security: Security, timeout_s: float = 10.0) -> dict[str, Any]:
+    """One request and its answer. Raises ChaosError if nobody answers, or the answer is an error."""
+    answer = decode_answer(asyncio.run(request(address, security, encode_request(question), timeout_s=timeout_s)))
+    if "error" in answer:
+        raise ChaosError(f"{address}: {answer['error']}")
+    return answer
+
+
+def _client_security(party: Path | None, plain: bool) -> Security:
+    if plain:
+        return PlainSecurity()
+    opened = open_party(party)
+    return security_of(opened, opened.peer(CLIENT_NAME))
+
+
+def request_status(address: str, party: Path | None = None, plain: bool = False) -> dict[str, Any]:
+    """What the agent at `address` knows of its run: see `Node.status`."""
+    return ask(address, StatusRequest(), _client_security(party, plain))
+
+
+def request_leave(address: str, party: Path | None = None, plain: bool = False) -> str:
+    """Ask the peer at `address` to leave its run; returns its name."""
+    return str(ask(address, LeaveRequest("chaos leave"), _client_security(party, plain))["leaving"])
+
+
+def deliver_words(sealed: Sealed, addresses: Iterable[str], security: Security) -> bool:
+    """Hand a dead peer's last words to the first member that takes them."""
+    for address in addresses:
+        try:
+            ask(address, SealRequest(sealed), security, timeout_s=2.0)
+        except ChaosError:
+            continue  # it may be gone too; the next one will do
+        return True
+    return False
+
+
+# --- agents of this user on this host ------------------------------------------------------------------
+
+
+def _address_file(runtime: Path) -> Path:
+    return runtime / f"agent-{os.getpid()}.json"
+
+
+def announce(runtime: Path, addresses: Iterable[str], name: str) -> Path:
+    """Let `chaos status` on this host find this agent without an address."""
+    path = _address_file(runtime)
+    path.write_text(json.dumps({"pid": os.getpid(), "name": name, "addresses": list(addresses)}))
+    return path
+
+
+def local_addresses() -> list[str]:
+    """First addresses of this user's agents on this host, oldest first; files of dead ones are removed."""
+    found: list[tuple[float, str]] = []
+    for path in runtime_directory().glob("agent-*.json"):
+        try:
+            content = json.loads(path.read_text())
+            os.kill(int(content["pid"]), 0)
+            found.append((path.stat().st_mtime, str(content["addresses"][0])))
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (OSError, ValueError, KeyError, IndexError):
+            continue  # it is being written, or removed, just now
+    return [address for _, address in sorted(found)]

@@ -1,0 +1,440 @@
+"""The agent: carries events to its node, and the node's actions out into the world.
+
+One event loop, one thread; hashing and disk go to executor threads and come back as events. The driver
+decides nothing about the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chaos.agent import words as words_files
+from chaos.agent.checkpoint import Checkpoint, write
+from chaos.agent.identity import Identity
+from chaos.agent.reduce import Kind, Reducer
+from chaos.agent.requests import (
+    LeaveRequest,
+    SealRequest,
+    StatusRequest,
+    decode_request,
+    encode_answer,
+)
+from chaos.agent.shards import SHARD, Snapshots
+from chaos.agent.shared_memory import ResultRing, SharedMemory, ring_slots
+from chaos.agent.transport import BulkHeader, DialFailed, Transport, TransportConfig, Verdict
+from chaos.agent.transport.security import Security
+from chaos.agent.worker_link import WorkerLink
+from chaos.core import actions as act
+from chaos.core import events as ev
+from chaos.core.codec import decode, encode, encode_words
+from chaos.core.context import NodeConfig
+from chaos.core.errors import ChaosError, RemoteProtocolError
+from chaos.core.messages import Goodbye, LastWords, Seal, Sealed
+from chaos.core.node import Founding, Node
+from chaos.core.routes import next_hops
+from chaos.core.types import PeerInfo
+from chaos.core.worker_messages import (
+    BucketReady,
+    FromWorker,
+    LoadState,
+    Register,
+    SnapshotPrepared,
+    SnapshotTaken,
+    Welcome,
+)
+from chaos.observe.trace import TraceWriter
+
+SEAL_TRIES = (0.0, *(0.002,) * 50, *(0.05,) * 40)
+"""Seconds between attempts to take a dead peer's lock: its descriptors close one by one, within milliseconds;
+a host that is only slow is tried for two seconds."""
+MEASURE_S = 0.5
+"""Between two looks at the links' rates and at the routes."""
+DIAL_S = 20.0
+"""How long a joiner tries the addresses it was given before it gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSetup:
+    """What an agent is started with, beyond its node's configuration."""
+
+    me: PeerInfo
+    identity: Identity
+    security: Security
+    listen: tuple[str, ...]
+    advertise: Callable[[list[str]], tuple[str, ...]]
+    """From bound addresses to those that others are told."""
+    join: tuple[str, ...]
+    runtime: Path
+    node: NodeConfig
+    transport: TransportConfig
+    founding: Founding | None
+    resume: SharedMemory | None
+    checkpoint: Path | None
+    sealed: tuple[Sealed, ...]
+    """Words of earlier incarnations, to be passed on once a member is linked."""
+
+
+class Agent:
+    """One peer's agent. `await start()`, then `await run()`."""
+
+    def __init__(self, setup: AgentSetup, trace: TraceWriter) -> None:
+        self._setup = setup
+        self._trace = trace
+        self._me = setup.me
+        self.node = Node(setup.me, setup.node, setup.founding)
+        run = setup.founding.run if setup.founding else ""
+        self.transport = Transport(setup.me, run, list(setup.listen), setup.security, self, setup.transport)
+        self.worker_link = WorkerLink(self._on_worker, lambda reason: self.post(ev.WorkerDied(reason)))
+        self._reducer = Reducer(setup.me.id, self.transport, self.post)
+        self._snapshots = Snapshots(self.transport, self.post)
+        if setup.resume is not None:
+            self._snapshots.resume_from(setup.resume)
+        self._memory: tuple[SharedMemory, ResultRing] | None = None
+        self._words: words_files.OwnWords | None = None
+        self._events: deque[ev.AnyEvent] = deque()
+        self._busy = False
+        self._sealing: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped: asyncio.Future[act.Stop] = asyncio.get_running_loop().create_future()
+        self._passed_on = False
+
+    # --- life ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> list[str]:
+        """Listen for peers and for the worker. Returns the bound addresses."""
+        bound = await self.transport.start()
+        self._me = msgspec.structs.replace(self._me, addresses=self._setup.advertise(bound))
+        self.node.ctx.me = self._me
+        self.transport.set_me(self._me)
+        self.worker_link.start()
+        return bound
+
+    async def run(self) -> act.Stop:
+        """Until the node stops. Raises what a task of the agent raised: an agent that is broken must not linger."""
+        self._spawn(self._ticks())
+        self._spawn(self._measures())
+        if self._setup.join:
+            self._spawn(self._first_contact())
+        try:
+            return await self._stopped
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.transport.close()
+        self.worker_link.close()
+        if self._words is not None:
+            self._words.close(remove=True)
+        self._trace.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self._stopped.done():
+            self._stopped.set_exception(error)
+
+    async def _ticks(self) -> None:
+        while True:
+            self.post(ev.Tick())
+            await asyncio.sleep(self._setup.node.tick_s)
+
+    async def _measures(self) -> None:
+        while True:
+            await asyncio.sleep(MEASURE_S)
+            links = {peer: (info.rate_bps, info.rtt_s) for peer, info in self.transport.links().items()}
+            known = {peer: (rate, rtt or 0.0) for peer, (rate, rtt) in links.items() if rate}
+            self.post(ev.LinksMeasured(known))
+            self._route()
+
+    def _route(self) -> None:
+        ctx = self.node.ctx
+        self.transport.set_routes(next_hops(self._me.id, ctx.linked, self.node.liveness.neighbours))
+
+    async def _first_contact(self) -> None:
+        """Dial the given addresses, in order and again, until one answers; any member is as good as another."""
+        deadline = time.monotonic() + DIAL_S
+        while True:
+            refused: list[ChaosError] = []
+            for address in self._setup.join:
+                try:
+                    await self.transport.dial(address)
+                    return
+                except DialFailed as error:
+                    refused.append(error)
+                    self._write_trace("dial_failed", {"address": address, "reason": str(error)})
+                except ChaosError as error:
+                    self.post(ev.DialRefused(address, str(error)))
+                    return
+            if time.monotonic() > deadline:
+                self.post(ev.DialRefused(self._setup.join[0], str(refused[-1])))
+                return
+            await asyncio.sleep(0.5)
+
+    # --- events in -----------------------------------------------------------------------------------------
+
+    def post(self, event: ev.AnyEvent) -> None:
+        """Have the node handle an event, after those before it. Actions may post further events."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._handle(self._events.popleft())
+        finally:
+            self._busy = False
+
+    def _handle(self, event: ev.AnyEvent) -> None:
+        try:
+            actions = self.node.handle(event, time.monotonic())
+        except RemoteProtocolError as error:
+            source = event.src if isinstance(event, ev.Received) else ""
+            self._write_trace("protocol_error", {"peer": source, "reason": str(error)})
+            if source:
+                self.transport.disconnect(source, str(error))
+            return
+        for action in actions:
+            self._do(action)
+
+    def on_link_up(self, info: PeerInfo, run: str) -> None:
+        if run and not self.transport.run_id:
+            self.transport.set_run_id(run)
+        self.post(ev.LinkUp(info, run or self.transport.run_id))
+        self._reducer.link_up(info.id)
+        self._route()
+        if self._setup.sealed and not self._passed_on:
+            self._passed_on = True
+            for sealed in self._setup.sealed:
+                self.transport.send_control(info.id, encode(Seal(sealed)))
+
+    def on_link_down(self, peer: str, reason: str) -> None:
+        self.post(ev.LinkDown(peer, reason))
+        self._route()
+
+    def on_refused(self, address: str, reason: str) -> None:
+        self._write_trace("link_refused", {"address": address, "reason": reason})
+
+    def on_control(self, src: str, body: bytes) -> None:
+        """A message. One that does not decode raises RemoteProtocolError: the transport drops its link."""
+        self.post(ev.Received(src, decode(body)))
+
+    def bulk_sink(self, _peer: str, header: BulkHeader) -> memoryview | Verdict:
+        if header.kind == SHARD:
+            return self._snapshots.sink(header)
+        if header.kind not in (Kind.CONTRIBUTION, Kind.FINAL, Kind.RESULT):
+            raise RemoteProtocolError(f"bulk frames of kind {header.kind} are unknown")
+        return self._reducer.sink(header)
+
+    def on_bulk(self, _peer: str, header: BulkHeader, payload: memoryview) -> None:
+        if header.kind == SHARD:
+            self._snapshots.arrived(header, payload)
+        else:
+            self._reducer.received(header, payload)
+
+    def bulk_aborted(self, _peer: str, _header: BulkHeader, _payload: memoryview) -> None:
+        """The frame comes again, or is asked for again; what was written is overwritten then."""
+
+    async def on_client(self, payload: bytes, party: str) -> bytes:
+        match decode_request(payload):
+            case StatusRequest():
+                return encode_answer(self._status())
+            case LeaveRequest(reason):
+                if party != self._me.party and not self._setup.security.plain:
+                    return encode_answer({"error": f"only the peer's own party ({self._me.party[:16]}) may do that"})
+                self.post(ev.LeaveRequested(reason))
+                return encode_answer({"leaving": self._me.name})
+            case SealRequest(sealed):
+                self.post(ev.WordsFound(sealed))
+                return encode_answer({"sealed": True})
+
+    def _status(self) -> dict[str, Any]:
+        status = self.node.status()
+        status["links"] = {
+            self.node.ctx.name(peer): {
+                "address": info.address,
+                "rtt_ms": None if info.rtt_s is None else round(info.rtt_s * 1000, 3),
+                "bytes_per_s": info.rate_bps,
+            }
+            for peer, info in self.transport.links().items()
+        }
+        return status
+
+    # --- the worker ----------------------------------------------------------------------------------------
+
+    def _on_worker(self, message: FromWorker, fds: list[int]) -> None:
+        match message:
+            case BucketReady(step, segment, weight):
+                self._reducer.bucket_ready(step, segment, weight)
+                return
+            case Register(layout=layout):
+                if self._memory is None:
+                    contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
+                    ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
+                    self._memory = contribution, ring
+                self._reducer.configure(layout, *self._memory)
+            case SnapshotPrepared(nbytes):
+                self._snapshots.prepared(fds[0], nbytes)
+            case SnapshotTaken(manifest):
+                self._snapshots.own_nbytes = manifest.nbytes
+        self.post(ev.WorkerSaid(message))
+
+    def _tell_worker(self, message: Any) -> None:
+        match message:
+            case Welcome():
+                assert self._memory is not None
+                contribution, ring = self._memory
+                message = msgspec.structs.replace(message, slots=ring.slots, slot_stride=ring.stride)
+                self.worker_link.send(message, (contribution.fd, ring.memory.fd))
+            case LoadState():
+                assert self._snapshots.received is not None
+                self.worker_link.send(message, (self._snapshots.received.fd,))
+            case _:
+                self.worker_link.send(message)
+
+    # --- actions out ---------------------------------------------------------------------------------------
+
+    def _do(self, action: act.AnyAction) -> None:
+        match action:
+            case act.Send(dst, message):
+                self.transport.send_control(dst, encode(message))
+            case act.ToWorker(message):
+                self._tell_worker(message)
+            case act.Trace(kind, fields):
+                self._write_trace(kind, fields)
+            case act.Persist(words):
+                self._persist(words)
+            case act.Connect(info):
+                self.transport.connect(info)
+            case act.Disconnect(peer, reason):
+                self.transport.disconnect(peer, reason)
+            case act.TrySeal(info):
+                self._start_sealing(info)
+            case act.StopSeal(peer):
+                self._stop_sealing(peer)
+            case act.SendGoodbye(peers, reason):
+                self._say_goodbye(peers, reason)
+            case act.Stop():
+                if not self._stopped.done():
+                    asyncio.get_running_loop().call_soon(self._stop, action)
+            case _:
+                self._do_bulk(action)
+
+    def _do_bulk(self, action: act.AnyAction) -> None:
+        reducer, snapshots = self._reducer, self._snapshots
+        match action:
+            case act.SetViews(views, finished):
+                reducer.set_views(views, finished)
+            case act.OpenRound(view_id, step):
+                reducer.open_round(view_id, step)
+            case act.SendContribution(view_id, step, weight, empty):
+                reducer.send_contribution(view_id, step, weight, empty)
+            case act.ContributionKnown(view_id, step, peer, _, empty):
+                reducer.contribution_known(view_id, step, peer, empty)
+            case act.Finish(step):
+                reducer.finish(step)
+            case act.ReleaseResults(step):
+                reducer.release(step)
+            case act.FetchRound(view_id, step):
+                reducer.fetch(view_id, step)
+            case act.ServeResult(dst, view_id, step):
+                reducer.serve(dst, view_id, step)
+            case act.HashSnapshot():
+                self._spawn(snapshots.hash_own(action))
+            case act.ReceiveSnapshot():
+                snapshots.expect(action)
+            case act.ServeShards():
+                snapshots.serve(action)
+            case act.ReleaseSnapshot(received):
+                if received:
+                    snapshots.forget_received()
+            case act.WriteCheckpoint():
+                self._spawn(self._write_checkpoint(action))
+            case _:
+                raise AssertionError(f"the driver has no hand for {type(action).__name__}")
+
+    def _stop(self, stop: act.Stop) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(stop)
+
+    def _write_trace(self, kind: str, fields: dict[str, Any]) -> None:
+        self._trace.write(kind, fields)
+
+    # --- last words ----------------------------------------------------------------------------------------
+
+    def _persist(self, words: LastWords) -> None:
+        if self._words is None:
+            me = self._me
+            self._words = words_files.OwnWords(self._setup.runtime, words.run, me.id, me.incarnation)
+        body = encode_words(words)
+        self._words.write(body, self._setup.identity.sign(body))
+
+    def _say_goodbye(self, peers: tuple[str, ...], reason: str) -> None:
+        words = self.node.views.words()
+        if words is None:
+            return
+        body = encode_words(words)
+        message = encode(Goodbye(Sealed(body, self._setup.identity.sign(body)), reason))
+        for peer in peers:
+            self.transport.send_control(peer, message)
+
+    def _start_sealing(self, info: PeerInfo) -> None:
+        self._stop_sealing(info.id)
+        path = words_files.find(self._setup.runtime, self.node.ctx.run, info.id, info.incarnation)
+        if path is not None:
+            self._sealing[info.id] = self._spawn(self._seal(path))
+
+    def _stop_sealing(self, peer: str) -> None:
+        task = self._sealing.pop(peer, None)
+        if task is not None:
+            task.cancel()
+
+    async def _seal(self, path: Path) -> None:
+        """Its process still holds the lock while it lives; once it does not, its words are final."""
+        for pause in SEAL_TRIES:
+            await asyncio.sleep(pause)
+            found = words_files.try_seal(path)
+            if isinstance(found, Sealed):
+                self.post(ev.WordsFound(found))
+                return
+
+    # --- checkpoints ---------------------------------------------------------------------------------------
+
+    async def _write_checkpoint(self, action: act.WriteCheckpoint) -> None:
+        assert self._setup.checkpoint is not None and self._snapshots.own is not None
+        content = Checkpoint(
+            run=self.node.ctx.run,
+            lineage=action.view.lineage,
+            view_id=action.view.id,
+            step=action.step,
+            head=action.head,
+            data=action.data,
+            manifest=action.manifest,
+            created=time.time(),
+            members=tuple(m.name for m in action.view.members),
+        )
+        loop = asyncio.get_running_loop()
+        began = time.monotonic()
+        try:
+            path = await loop.run_in_executor(None, write, self._setup.checkpoint, content, self._snapshots.own.view)
+        except ChaosError as error:
+            self._write_trace("checkpoint_failed", {"step": action.step, "reason": str(error)})
+        else:
+            took = round(time.monotonic() - began, 3)
+            self._write_trace("checkpoint", {"step": action.step, "path": str(path), "seconds": took})
+        self.post(ev.SnapshotFreed(action.step))
