@@ -1,0 +1,348 @@
+"""Several reducers over an outlet that delivers in an order drawn from a seed."""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from chaos.agent.arithmetic import widen
+from chaos.agent.reduce import Kind, Reducer
+from chaos.agent.shared_memory import ResultRing, SharedMemory
+from chaos.agent.transport import BulkHeader, Verdict
+from chaos.core.errors import RemoteProtocolError
+from chaos.core.events import RoundComplete
+from chaos.core.types import Layout, PeerInfo, Segment, View
+
+FLOATS = 400_000
+LAYOUT = Layout(
+    FLOATS * 4 + 64 + 64,
+    (
+        Segment(0, FLOATS * 4, "float32", "mean"),
+        Segment(FLOATS * 4, 64, "float64", "mean"),
+        Segment(FLOATS * 4 + 64, 64, "int64", "max"),
+    ),
+    False,
+)
+
+
+def peer(index: int) -> PeerInfo:
+    return PeerInfo(f"{index:016x}", 1, f"p{index}", "0" * 64, bytes(32), ())
+
+
+def view(number: int, members: list[int], learners: tuple[int, ...] = (), first_step: int = 1) -> View:
+    return View("l", number, tuple(map(peer, members)), tuple(map(peer, learners)), first_step, number > 1, (), "")
+
+
+class Net:
+    """All frames of all peers; `deliver` takes them in random order, asking again after PAUSE."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.frames: list[tuple[str, BulkHeader, memoryview | bytes]] = []
+        self.peers: dict[str, Peer] = {}
+
+    async def deliver(self, keep: Callable[[BulkHeader], bool] = lambda _: True) -> None:
+        idle = 0
+        while idle < 3:
+            await asyncio.sleep(0)
+            progress = False
+            self.random.shuffle(self.frames)
+            frames, self.frames = self.frames, []
+            for frame in frames:
+                dst, header, payload = frame
+                if not keep(header) or dst not in self.peers:
+                    continue
+                target = self.peers[dst].reducer.sink(header)
+                if target is Verdict.PAUSE:
+                    self.frames.append(frame)
+                    continue
+                progress = True
+                if isinstance(target, memoryview):
+                    target[:] = payload
+                    self.peers[dst].reducer.received(header, target)
+            idle = 0 if progress else idle + 1
+
+
+class Peer:
+    def __init__(self, net: Net, index: int, layout: Layout = LAYOUT) -> None:
+        self.net, self.index = net, index
+        self.id = peer(index).id
+        self.layout = layout
+        self.done: list[RoundComplete] = []
+        self.contribution = SharedMemory.create("c", layout.nbytes)
+        self.ring = ResultRing(layout.nbytes, 4)
+        self.reducer = Reducer(self.id, self, self.done.append)
+        self.reducer.configure(layout, self.contribution, self.ring)
+        net.peers[self.id] = self
+        values = np.random.default_rng(index)
+        self.floats = values.normal(size=FLOATS).astype(np.float32)
+        self.doubles = values.normal(size=8)
+        self.integers = values.integers(0, 100, 8)
+        content = self.floats.tobytes() + self.doubles.tobytes() + self.integers.tobytes()
+        self.contribution.view[: len(content)] = content
+
+    def send_bulk(self, dst: str, header: BulkHeader, payload: memoryview | bytes, urgent: bool = False) -> bool:
+        assert urgent
+        self.net.frames.append((dst, replace(header, src=self.id, dst=dst, length=len(payload)), payload))
+        return True
+
+    def drop_bulk(self, predicate: Callable[[BulkHeader], bool]) -> int:
+        before = len(self.net.frames)
+        self.net.frames = [f for f in self.net.frames if not (f[1].src == self.id and predicate(f[1]))]
+        return before - len(self.net.frames)
+
+    def queued_bytes(self, _dst: str) -> int:
+        return 0
+
+    def resume_bulk(self) -> None:
+        pass
+
+    def begin(self, step: int, now: View, weight: float) -> None:
+        """What the core does when a worker's contribution is complete and the round open."""
+        self.reducer.open_round(now.id, step)
+        self.reducer.send_contribution(now.id, step, weight, weight == 0)
+
+    def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        content = self.ring.slot_view(self.done[-1].slot)
+        a, b = FLOATS * 4, FLOATS * 4 + 64
+        return (
+            widen(content[:a], "float32").copy(),
+            widen(content[a:b], "float64").copy(),
+            widen(content[b : b + 64], "int64").copy(),
+        )
+
+
+def start(net: Net, count: int, now: View, learners: int = 0) -> list[Peer]:
+    peers = [Peer(net, i) for i in range(count + learners)]
+    for one in peers:
+        one.reducer.set_views((now,), 0)
+    return peers
+
+
+def announce(peers: list[Peer], now: View, step: int, weights: dict[int, float]) -> None:
+    for one in peers:
+        for index, weight in weights.items():
+            one.reducer.contribution_known(now.id, step, peer(index).id, weight == 0)
+
+
+def check(peers: list[Peer], weights: dict[int, float]) -> None:
+    by_index = {one.index: one for one in peers[0].net.peers.values()}
+    total = sum(weights.values())
+    real = {i: w for i, w in weights.items() if w}
+    floats = sum(by_index[i].floats.astype(np.float64) * w for i, w in real.items()) / total
+    doubles = sum(by_index[i].doubles * w for i, w in real.items()) / total
+    integers = np.max([by_index[i].integers for i in real], axis=0)
+    for one in peers:
+        got = one.result()
+        np.testing.assert_allclose(got[0], floats, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(got[1], doubles, rtol=1e-14)
+        np.testing.assert_array_equal(got[2], integers)
+        assert one.done[-1].digest == peers[0].done[-1].digest
+        assert bytes(one.ring.slot_view(one.done[-1].slot)) == bytes(peers[0].ring.slot_view(peers[0].done[-1].slot))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_everybody_gets_the_weighted_mean(count: int):
+    async def scenario() -> None:
+        net, now = Net(count), view(1, list(range(count)), (count,))
+        peers = start(net, count, now, learners=1)
+        weights = {i: float(i + 1) for i in range(count)}
+        for one in peers[:count]:
+            one.begin(1, now, weights[one.index])
+        announce(peers, now, 1, weights)
+        await net.deliver()
+        check(peers, weights)
+
+    asyncio.run(scenario())
+
+
+def test_empty_contributions_are_not_waited_for():
+    async def scenario() -> None:
+        net, now = Net(7), view(1, [0, 1, 2])
+        peers = start(net, 3, now)
+        weights = {0: 0.0, 1: 2.0, 2: 5.0}
+        for one in peers:
+            one.begin(1, now, weights[one.index])
+        announce(peers, now, 1, weights)
+        await net.deliver()
+        check(peers, weights)
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_final_before_all_parts_are_known():
+    async def scenario() -> None:
+        net, now = Net(1), view(1, [0, 1])
+        peers = start(net, 2, now)
+        for one in peers:
+            one.begin(1, now, 1.0)
+        await net.deliver()
+        assert not any(one.done for one in peers)
+        announce(peers, now, 1, {0: 1.0, 1: 1.0})
+        await net.deliver()
+        check(peers, {0: 1.0, 1: 1.0})
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_round_without_the_dead_is_reduced_anew(seed: int):
+    """Frames of the old attempt that arrive late are in no sum of the new one."""
+
+    async def scenario() -> None:
+        net, old = Net(seed), view(1, [0, 1, 2])
+        peers = start(net, 3, old)
+        weights = {i: 1.0 + i for i in range(3)}
+        for one in peers:
+            one.begin(1, old, weights[one.index])
+        announce(peers, old, 1, weights)
+        drop = random.Random(seed)
+        await net.deliver(lambda header: header.src != peers[2].id and drop.random() < 0.7)
+        del net.peers[peers[2].id]
+        new = view(2, [0, 1])
+        for one in peers[:2]:
+            one.done.clear()
+            one.reducer.set_views((new,), 0)
+            one.begin(1, new, weights[one.index])
+        late = BulkHeader(Kind.CONTRIBUTION, 1, 1, 0, 0, 9.0, 0, 0, 64, peers[2].id, peers[0].id)
+        assert peers[0].reducer.sink(late) is Verdict.DISCARD
+        announce(peers[:2], new, 1, {0: 1.0, 1: 2.0})
+        await net.deliver()
+        net.peers[peers[2].id] = peers[2]
+        check(peers[:2], {0: 1.0, 1: 2.0})
+
+    asyncio.run(scenario())
+
+
+def test_frames_of_a_view_to_come_wait():
+    async def scenario() -> None:
+        net, old, new = Net(3), view(1, [0]), view(2, [0, 1])
+        peers = start(net, 2, old)
+        peers[1].reducer.set_views((new,), 0)
+        peers[1].begin(1, new, 1.0)
+        announce(peers[1:], new, 1, {0: 1.0, 1: 1.0})
+        await net.deliver()
+        assert net.frames and not peers[0].done
+        peers[0].reducer.set_views((new,), 0)
+        peers[0].begin(1, new, 1.0)
+        announce(peers[:1], new, 1, {0: 1.0, 1: 1.0})
+        await net.deliver()
+        check(peers, {0: 1.0, 1: 1.0})
+
+    asyncio.run(scenario())
+
+
+def test_a_finished_result_is_fetched_whole():
+    async def scenario() -> None:
+        net, now = Net(5), view(1, [0, 1, 2])
+        peers = start(net, 3, now)
+        weights = {0: 1.0, 1: 2.0, 2: 3.0}
+        for one in peers:
+            one.begin(1, now, weights[one.index])
+        announce(peers, now, 1, weights)
+        await net.deliver(lambda header: not (header.kind == Kind.FINAL and header.dst == peers[2].id))
+        peers[0].reducer.finish(1)
+        assert not peers[2].done
+        after = view(2, [0, 2], first_step=2)
+        for one in (peers[0], peers[2]):
+            one.reducer.set_views((now, after), 0 if one is peers[2] else 1)
+        peers[2].reducer.fetch(2, 1)
+        peers[0].reducer.serve(peers[2].id, 2, 1)
+        await net.deliver()
+        assert peers[2].done[-1].view_id == 2
+        check([peers[0], peers[2]], weights)
+
+    asyncio.run(scenario())
+
+
+def test_overlapped_segments_are_sent_once():
+    async def scenario() -> None:
+        net, now = Net(9), view(1, [0, 1])
+        peers = start(net, 2, now)
+        for one in peers:
+            one.reducer.open_round(1, 1)
+            one.reducer.bucket_ready(1, 0, 2.0)
+        sent = len(net.frames)
+        assert sent > 0
+        for one in peers:
+            one.reducer.send_contribution(1, 1, 2.0, False)
+        pieces = {(h.src, h.index) for _, h, _ in net.frames if h.kind == Kind.CONTRIBUTION}
+        assert len(pieces) == sum(1 for _, h, _ in net.frames if h.kind == Kind.CONTRIBUTION)
+        announce(peers, now, 1, {0: 2.0, 1: 2.0})
+        await net.deliver()
+        check(peers, {0: 2.0, 1: 2.0})
+
+    asyncio.run(scenario())
+
+
+def test_the_peer_with_the_bad_gradient_is_named_everywhere():
+    async def scenario() -> None:
+        net, now = Net(2), view(1, [0, 1, 2])
+        peers = start(net, 3, now)
+        np.frombuffer(peers[1].contribution.view, np.float32)[12345] = np.nan
+        for one in peers:
+            one.begin(1, now, 1.0)
+        announce(peers, now, 1, {0: 1.0, 1: 1.0, 2: 1.0})
+        await net.deliver()
+        assert all(one.done[-1].nonfinite == (peers[1].id,) for one in peers)
+
+    asyncio.run(scenario())
+
+
+def test_bfloat16_on_the_wire_gives_all_the_same_bytes():
+    async def scenario() -> None:
+        net, now = Net(4), view(1, [0, 1, 2])
+        layout = Layout(LAYOUT.nbytes, LAYOUT.segments, True)
+        peers = [Peer(net, i, layout) for i in range(3)]
+        for one in peers:
+            one.reducer.set_views((now,), 0)
+            one.begin(1, now, 1.0)
+        announce(peers, now, 1, {0: 1.0, 1: 1.0, 2: 1.0})
+        await net.deliver()
+        mean = np.mean([one.floats for one in peers], axis=0)
+        for one in peers:
+            np.testing.assert_allclose(one.result()[0], mean, rtol=2**-6, atol=2**-6)
+            assert one.done[-1].digest == peers[0].done[-1].digest
+            assert bytes(one.ring.slot_view(one.done[-1].slot)) == bytes(
+                peers[0].ring.slot_view(peers[0].done[-1].slot)
+            )
+
+    asyncio.run(scenario())
+
+
+def test_slots_come_back_and_results_outlive_their_round():
+    async def scenario() -> None:
+        net, now = Net(6), view(1, [0, 1])
+        peers = start(net, 2, now)
+        for step in range(1, 12):
+            for one in peers:
+                one.begin(step, now, 1.0)
+            announce(peers, now, step, {0: 1.0, 1: 1.0})
+            await net.deliver()
+            check(peers, {0: 1.0, 1: 1.0})
+            for one in peers:
+                one.reducer.finish(step)
+                one.reducer.release(step - 1)
+        assert peers[0].ring.in_use == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        BulkHeader(Kind.CONTRIBUTION, 1, 1, 10_000, 0, 1.0, 0, 0, 64),
+        BulkHeader(Kind.CONTRIBUTION, 1, 1, 0, 0, 1.0, 0, 0, 63),
+        BulkHeader(Kind.CONTRIBUTION, 1, 1, 1, 0, 1.0, 0, 0, 64),
+        BulkHeader(Kind.FINAL, 1, 1, 0, 0, 1.0, 0, 0, 64),
+        BulkHeader(Kind.CONTRIBUTION, 1, 1, 0, 0, float("nan"), 0, 0, 64),
+    ],
+)
+def test_frames_that_no_honest_peer_sends_are_refused(header: BulkHeader):
+    net, now = Net(0), view(1, [0, 1])
+    peers = start(net, 2, now)
+    with pytest.raises(RemoteProtocolError):
+        peers[0].reducer.sink(replace(header, src=peers[1].id, dst=peers[0].id))
