@@ -52,7 +52,8 @@ class ToWorker(Action, frozen=True):
 class SetViews(Action, frozen=True):
     """The views under which rounds may run, oldest first; rounds that fit none of them are void.
 
-    A round of step s runs under the last view whose `first_step` is not above s.
+    A round of step s runs under the last view whose `first_step` is not above s. A fetch of s ends where that
+    view is another one than when it began.
     """
 
     views: tuple[View, ...]

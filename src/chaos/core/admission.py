@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from chaos.core.actions import Connect
 from chaos.core.context import Context, Role
+from chaos.core.departure import REFUSED
+from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Admit, Decide, JoinRefused, JoinRequest
 from chaos.core.types import Fingerprint, PeerInfo, View
 
@@ -40,6 +42,11 @@ def difference(ours: Fingerprint, theirs: Fingerprint) -> str:
     return ""
 
 
+def _identity(info: PeerInfo) -> tuple[str, int, str, bytes]:
+    """What the link has proven of a peer."""
+    return (info.id, info.incarnation, info.party, info.key)
+
+
 class Admission:
     """Both ends of a join: what a joiner asks, and what a member answers."""
 
@@ -61,7 +68,7 @@ class Admission:
         self._next_request = self._ctx.now + self._ctx.config.join_retry_s
         self._attempts += 1
         if self._attempts > self._ctx.config.join_attempts:
-            self._node.stop(4, f"the run did not admit this peer: {self._last_refusal}")
+            self._node.departure.stop(REFUSED, f"the run did not admit this peer: {self._last_refusal}")
             return
         request = JoinRequest(self._ctx.me, worker.fingerprint, worker.layout)
         self._ctx.send_all(sorted(self._ctx.linked), request)
@@ -88,13 +95,16 @@ class Admission:
         self._last_refusal = message.reason
         self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason)
         if not message.retry:
-            self._node.refuse(message.reason)
+            self._node.departure.refuse(message.reason)
 
     # --- the member ----------------------------------------------------------------------------------------
 
     def on_request(self, src: str, message: JoinRequest) -> None:
-        if src != message.info.id or not self._ctx.views or self._ctx.role == Role.JOINER:
+        if not self._ctx.views or self._ctx.role == Role.JOINER:
             return
+        linked = self._ctx.linked.get(src)
+        if linked is None or _identity(linked) != _identity(message.info):
+            raise RemoteProtocolError(f"a request to join as {message.info.name} over the link of another")
         view = self._ctx.view
         learner = view.learner(src)
         if self._ctx.role != Role.MEMBER or (learner and learner.incarnation == message.info.incarnation):
@@ -115,9 +125,13 @@ class Admission:
         learner = self._ctx.view.learner(message.info.id)
         if learner is not None and learner.incarnation >= message.info.incarnation:
             return
-        if message.info.id not in self._ctx.wishes.admit:
+        known = self._ctx.wishes.admit.get(message.info.id)
+        if known is not None and known.incarnation > message.info.incarnation:
+            return
+        if known is None:
             self._ctx.trace("admit", peer=message.info.name, party=message.info.party[:16])
         self._ctx.wishes.admit[message.info.id] = message.info
+        self._ctx.wishes.ready.pop(message.info.id, None)
 
     def _refusal(self, message: JoinRequest) -> JoinRefused | None:
         known = self._node.worker.known

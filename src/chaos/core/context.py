@@ -32,6 +32,12 @@ class NodeConfig:
     """Resolution of all time-outs; an agent's tick costs 20 microseconds."""
     takeover_s: float = 0.3
     """A member of rank k proposes itself after k times this. A guess: some agreement rounds on a slow WAN."""
+    repeat_s: float = 1.0
+    """While nothing moves, what a lost link may have swallowed is said again so often. Ten small messages."""
+    linger_s: float = 10.0
+    """How long a peer that is through waits to hear that its last step is stable."""
+    snapshot_timeout_s: float = 15.0
+    """How long a learner waits for a snapshot that is due. A guess: copying and hashing some 10 GB."""
     probe_s: float = 0.3
     """How long an unlinked peer may be silent to a probe before it is suspected. A guess, as above."""
     join_retry_s: float = 1.0
@@ -78,6 +84,23 @@ class Context:
     def view(self) -> View:
         """The installed view."""
         return self.views[-1]
+
+    def is_present(self, peer: str, linked: PeerInfo | None) -> bool:
+        """Not a newer (or older) incarnation than the one that has a part in the run."""
+        if linked is None:
+            return True
+        seats = [info for view in self.views if (info := view.member(peer) or view.learner(peer))]
+        return not seats or seats[-1].incarnation == linked.incarnation
+
+    def is_member(self, peer: str) -> bool:
+        """Whether `peer`, as linked now, is a member of the installed view."""
+        present = bool(self.views) and self.view.member(peer) is not None
+        return present and self.is_present(peer, self.linked.get(peer))
+
+    def takes_part(self, peer: str) -> bool:
+        """Whether `peer` is a member or learner of a view under which steps may still run."""
+        seated = any(view.member(peer) or view.learner(peer) for view in self.views)
+        return seated and self.is_present(peer, self.linked.get(peer))
 
     def emit(self, action: AnyAction) -> None:
         self.out.append(action)

@@ -75,6 +75,8 @@ class Donor:
     def on_snapshot_at(self, src: str, message: SnapshotAt) -> None:
         worker = self._node.worker.worker
         applied = worker.applied if worker is not None and worker.applied is not None else 0
+        if self._snapshot is not None and self._snapshot.step != message.step:
+            self.release(src, self._snapshot.step)
         current = self._snapshot
         if current is not None and current.step == message.step:
             if src not in current.users:
@@ -201,6 +203,13 @@ class Donor:
         for user in current.users:
             if user != CHECKPOINT:
                 self._ctx.send(user, SnapshotMissing(current.step, applied, reason))
+
+    def give_up(self) -> None:
+        """This peer serves nobody any more: it was left behind, or needs the memory for its own snapshot."""
+        self._waiting.clear()
+        if self._snapshot is not None:
+            self._drop(0, "not a donor any more")
+            self._ctx.emit(ReleaseSnapshot(received=False))
 
     def installed(self, view: View) -> None:
         """Learners that are none any more need nothing."""

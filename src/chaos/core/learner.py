@@ -62,6 +62,9 @@ class Learner:
         self._refused: set[str] = set()
         self._target = 0
         self._retry_at = 0.0
+        self._asked_at = 0.0
+        self._due_since: float | None = None
+        self._base: int | None = None
         self._offer: SnapshotOffer | None = None
         self._donors: list[str] = []
         self._missing: set[int] = set()
@@ -76,10 +79,10 @@ class Learner:
     @property
     def base_step(self) -> int:
         """Results above this step are needed; while no snapshot is chosen, none of the past."""
-        return self._target if self._target else self._node.steps.finished
+        return self._node.steps.finished if self._base is None else self._base
 
     def _enter(self, phase: Phase) -> None:
-        self.phase, self._since = phase, self._ctx.now
+        self.phase, self._since, self._due_since = phase, self._ctx.now, None
         self._ctx.trace("learner", phase=str(phase))
 
     # --- start, end, restart -------------------------------------------------------------------------------
@@ -89,6 +92,8 @@ class Learner:
         if self._ctx.role == Role.LEARNER:
             if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
                 self.restart("a learner now")
+            for donor in [d for d in (*self._donors, *self._ready) if not self._ctx.takes_part(d)]:
+                self.on_donor_lost(donor)
         elif self.phase != Phase.IDLE:
             self._ctx.emit(ReleaseSnapshot(received=True))
             self.reset()
@@ -100,29 +105,37 @@ class Learner:
 
     def restart(self, reason: str) -> None:
         """Begin with new donors and a new snapshot."""
-        for donor in self._donors:
-            if self._offer is not None:
-                self._ctx.send(donor, SnapshotRelease(self._offer.step))
+        for donor in dict.fromkeys([*self._ready, *([self._verify_donor] if self._verify_donor else [])]):
+            self._ctx.send(donor, SnapshotRelease(self._target))
         self._clear()
         self._node.worker.forget_state()
         self._ctx.trace("catch_up", reason=reason)
         self._enter(Phase.PREPARE)
-        self._ctx.send_all(self._ctx.view.member_ids(), SnapshotPrepare())
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask those members that have not answered yet, as often as need be: a link may have swallowed either."""
+        self._asked_at = self._ctx.now
+        silent = [m for m in self._ctx.view.member_ids() if m not in self._ready and m not in self._refused]
+        self._ctx.send_all(silent, SnapshotPrepare())
 
     def tick(self) -> None:
         if self._ctx.role != Role.LEARNER:
             return
         now = self._ctx.now
         if self.phase == Phase.PREPARE:
+            if now - self._asked_at >= RETRY_S:
+                self._ask()
             self._maybe_choose()
-        elif self.phase == Phase.OFFER and self._retry_at and now >= self._retry_at:
-            self._choose()
+        elif self.phase == Phase.OFFER:
+            self._await_offer()
         elif self.phase == Phase.FETCH:
             self._drop_slow_donors()
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
-        elif self.phase == Phase.VERIFY and self._retry_at and now >= self._retry_at:
-            self._start_verify()
+        elif self.phase == Phase.VERIFY:
+            if (self._retry_at and now >= self._retry_at) or self._is_overdue():
+                self._start_verify()
         elif self.phase == Phase.READY and now - self._since > self._ctx.config.join_retry_s:
             self._announce_ready()
 
@@ -131,6 +144,7 @@ class Learner:
     def on_donor_ready(self, src: str, message: DonorReady) -> None:
         if self.phase == Phase.PREPARE:
             self._ready[src] = message
+            self._refused.discard(src)
             self._maybe_choose()
 
     def _maybe_choose(self) -> None:
@@ -145,15 +159,37 @@ class Learner:
     def _choose(self) -> None:
         """One step for all donors: soon, but late enough that none of them has passed it."""
         self._retry_at = 0.0
-        finished = max(r.finished for r in self._ready.values())
-        finished = max([finished, *(p.finished for p in self._node.liveness.progress.values())])
+        seen = [r.finished for r in self._ready.values()]
+        seen += [beat.finished for beat in self._node.liveness.progress.values()]
+        finished = max(self._node.steps.finished, *seen)
         running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
         step = finished + (2 + self._margin if running else 0)
         self._target = max(step, self._ctx.view.first_step - 1)
+        self._base = self._target
         self._refused.clear()
         self._enter(Phase.OFFER)
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
+
+    def _await_offer(self) -> None:
+        if self._retry_at and self._ctx.now >= self._retry_at:
+            self._choose()
+        elif self._is_overdue():
+            self.restart("no donor offered its snapshot in time")
+
+    def _is_overdue(self) -> bool:
+        """The step whose snapshot this phase waits for has passed for long, and nothing came of it."""
+        if self._newest() < self._target:
+            self._due_since = None
+        elif self._due_since is None:
+            self._due_since = self._ctx.now
+        due = self._due_since
+        return due is not None and self._ctx.now - due > self._ctx.config.snapshot_timeout_s
+
+    def _newest(self) -> int:
+        """The highest step that anybody is known to have finished."""
+        beats = [beat.finished for beat in self._node.liveness.progress.values()]
+        return max([self._node.steps.finished, *beats])
 
     def on_missing(self, src: str, message: SnapshotMissing) -> None:
         if self.phase == Phase.PREPARE:
@@ -171,7 +207,7 @@ class Learner:
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
             self.on_donor_lost(src)
-        elif self.phase == Phase.VERIFY and src == self._verify_donor:
+        elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
             self._margin = self._margin if message.reason == "busy" else 2 * self._margin + 1
             self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.001)
 
@@ -179,20 +215,21 @@ class Learner:
         if self.phase == Phase.VERIFY and src == self._verify_donor:
             self._theirs = message
             self._compare()
-        elif self.phase in (Phase.OFFER, Phase.FETCH) and message.step == self._target:
+        elif self.phase in (Phase.OFFER, Phase.FETCH) and message.step == self._target and src in self._ready:
             if self._offer is None:
                 self._accept_offer(message)
             elif (message.hashes, message.head) != (self._offer.hashes, self._offer.head):
                 self._ctx.trace("donor_differs", peer=self._ctx.name(src), step=message.step)
                 return
-            self._donors.append(src)
+            if src not in self._donors:
+                self._donors.append(src)
             self._progress[src] = self._ctx.now
             self._plan("a donor more")
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         self._offer = offer
         steps = self._node.steps
-        if not steps.head or offer.step > steps.finished:
+        if not steps.head or offer.step > steps.finished or (offer.step == steps.finished and offer.head != steps.head):
             steps.adopt(offer.step, offer.head, offer.data)
         self._missing = set(range(len(offer.hashes)))
         self._ctx.emit(ReceiveSnapshot(offer.step, offer.manifest.nbytes, offer.shard_bytes, offer.hashes))
@@ -252,6 +289,7 @@ class Learner:
         if self._ctx.role != Role.LEARNER:
             return
         self._ready.pop(peer, None)
+        self._refused.discard(peer)
         if self.phase == Phase.OFFER and self._offer is None and not self._ready:
             self.restart("no donor is left")
         elif self.phase == Phase.FETCH and peer in self._donors:
@@ -265,7 +303,7 @@ class Learner:
 
     def _fetched(self) -> None:
         assert self._offer is not None
-        for donor in self._donors:
+        for donor in self._ready:
             self._ctx.send(donor, SnapshotRelease(self._offer.step))
         sources = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
         self._ctx.trace("fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources)
@@ -283,9 +321,10 @@ class Learner:
 
     def _maybe_verify(self) -> None:
         worker = self._node.worker.worker
-        if worker is not None and worker.applied is not None and not worker.loading:
-            if worker.applied >= self._node.steps.finished - 1:
-                self._start_verify()
+        if worker is None or worker.applied is None or worker.loading:
+            return
+        if worker.applied >= self._node.steps.finished - 1:
+            self._start_verify()
 
     def _start_verify(self) -> None:
         """Compare digests at one step of the future (of the present, if the run stands still)."""
@@ -293,13 +332,17 @@ class Learner:
         if not members:
             return
         self._retry_at = 0.0
+        if self.phase == Phase.VERIFY:
+            self._ctx.send(self._verify_donor, SnapshotRelease(self._target))
         self._own, self._own_hashes, self._theirs = None, None, None
+        self._node.donor.give_up()
         preferred = [d for d in self._donors if d in members]
         self._verify_donor = (preferred or members)[0]
         steps = self._node.steps
         running = any(beat.running for beat in self._node.liveness.progress.values())
-        newest = max([steps.highest_seen, *(beat.finished for beat in self._node.liveness.progress.values())])
+        newest = max(steps.highest_seen, self._newest())
         step = newest + 1 + self._margin if running else steps.finished
+        self._target = step
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
         self._ctx.send(self._verify_donor, SnapshotAt(step))
@@ -337,7 +380,7 @@ class Learner:
         wrong = sum(a != b for a, b in zip(theirs.hashes, self._own_hashes, strict=False))
         self._ctx.trace("digests_differ", step=own.step, shards=wrong, attempt=self._attempts)
         if self._attempts >= self._ctx.config.verify_attempts:
-            self._node.refuse(
+            self._node.departure.refuse(
                 f"after {self._attempts} attempts this peer's state still differs from the run's at step {own.step} "
                 f"({wrong} shards, scalars {'equal' if theirs.manifest.scalars == own.scalars else 'differ'}); "
                 "its arithmetic is not that of the others (compare CPU, flags and versions)"

@@ -20,6 +20,8 @@ class CommittedStep(Record, frozen=True):
 
     step: int
     view_id: int
+    before: bytes
+    """Lineage before this step."""
     head: bytes
     """Lineage after this step."""
     digest: bytes
@@ -63,6 +65,7 @@ def commit(
     return CommittedStep(
         step=step,
         view_id=view.id,
+        before=head,
         head=_next_head(head, view, step, contributions, digest),
         digest=digest,
         data=advance(data, contributions),

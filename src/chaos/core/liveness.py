@@ -8,6 +8,7 @@ from chaos.core.actions import StopSeal, TrySeal
 from chaos.core.context import Context, Role
 from chaos.core.detector import Detector
 from chaos.core.messages import Decide, Heartbeat, Probe, ProbeReply
+from chaos.core.types import PeerInfo
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
@@ -20,6 +21,8 @@ class Liveness:
         self._detector = Detector(ctx.config.detector)
         self._doubts: dict[str, float] = {}
         """Peers that I don't hear, and since when."""
+        self._concluded: set[str] = set()
+        """Those of them that are suspected by now."""
         self._denials: dict[str, set[str]] = {}
         """Who else says that it does not hear them."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
@@ -34,7 +37,7 @@ class Liveness:
         for peer in self._detector.overdue(self._ctx.now):
             self._doubt(peer, f"silent for {self._detector.silence(peer, self._ctx.now):.1f} s")
         for peer, since in list(self._doubts.items()):
-            if self._ctx.now - since > self._ctx.config.probe_s:
+            if self._ctx.now - since > self._ctx.config.probe_s and peer not in self._concluded:
                 self._conclude(peer, "nobody hears it")
 
     def _heartbeat(self) -> None:
@@ -48,7 +51,10 @@ class Liveness:
 
     def heard(self, peer: str) -> None:
         """Something came from `peer`: it lives."""
+        if peer == self._ctx.id:
+            return
         self._detector.heard(peer, self._ctx.now)
+        self._concluded.discard(peer)
         if self._doubts.pop(peer, None) is not None:
             self._ctx.emit(StopSeal(peer))
         self._denials.pop(peer, None)
@@ -56,16 +62,23 @@ class Liveness:
             self._node.views.trust(peer)
 
     def on_heartbeat(self, src: str, message: Heartbeat) -> None:
-        self.heard(src)
-        self.neighbours[src] = message.links
-        self.progress[src] = message
         view = self._ctx.view if self._ctx.views else None
-        if view is not None and message.lineage == view.lineage and message.view_id < view.id:
+        if view is None:
+            return
+        if self._ctx.takes_part(src):
+            self.heard(src)
+            self.neighbours[src] = message.links
+            self.progress[src] = message
+        if message.lineage == view.lineage and message.view_id < view.id:
             self._ctx.send(src, Decide(view))
 
-    def on_link_up(self, peer: str) -> None:
-        self._detector.heard(peer, self._ctx.now)
-        self.heard(peer)
+    def on_link_up(self, info: PeerInfo) -> None:
+        """A link stands. To a newer incarnation, it shows that the one in the view runs no more."""
+        if self._ctx.is_present(info.id, info):
+            self.heard(info.id)
+        else:
+            self._doubt(info.id, "restarted")
+            self._conclude(info.id, "a newer incarnation of it is there")
 
     def on_link_down(self, peer: str, reason: str) -> None:
         self.neighbours.pop(peer, None)
@@ -84,6 +97,7 @@ class Liveness:
     def forget(self, peer: str) -> None:
         self._detector.forget(peer)
         self._doubts.pop(peer, None)
+        self._concluded.discard(peer)
         self._denials.pop(peer, None)
         self.neighbours.pop(peer, None)
         self.progress.pop(peer, None)
@@ -139,5 +153,6 @@ class Liveness:
 
     def _conclude(self, peer: str, reason: str) -> None:
         if self._ctx.role in (Role.MEMBER, Role.LEARNER):
+            self._concluded.add(peer)
             self._node.views.suspect(peer, reason)
             self._node.learner.on_donor_lost(peer)

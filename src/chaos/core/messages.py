@@ -63,6 +63,8 @@ class Report(Record, frozen=True):
     finished: Count
     opened: Count
     """`finished`, or `finished + 1` once the round of that step may have received its contribution."""
+    grounded: bool
+    """It holds all that was stable when it became a member: a learner may be promoted a step behind."""
 
 
 class Prepare(Message, frozen=True):
@@ -207,9 +209,11 @@ class Ack(Message, frozen=True):
 
 
 class FetchResult(Message, frozen=True):
-    """Asks a member that finished `step` for its result; the answer is result frames plus `Finished`."""
+    """Asks a member that finished `step` for its result; the answer is result frames plus `FinishedStep`."""
 
     step: Count
+    view_id: Count
+    """The asker's view: the frames are to be marked as of it."""
 
 
 class FinishedStep(Message, frozen=True):
@@ -220,6 +224,12 @@ class FinishedStep(Message, frozen=True):
     contributions: Annotated[tuple[tuple[PeerIdField, Contribution], ...], Meta(max_length=1024)]
     digest: Digest
     nonfinite: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
+
+
+class ResultMissing(Message, frozen=True):
+    """Answer to `FetchResult`: that result is not kept (any more)."""
+
+    step: Count
 
 
 # --- replication ------------------------------------------------------------------------------------
@@ -296,6 +306,7 @@ PeerMessage = (
     | Ack
     | FetchResult
     | FinishedStep
+    | ResultMissing
     | SnapshotPrepare
     | DonorReady
     | SnapshotAt

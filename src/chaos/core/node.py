@@ -8,13 +8,15 @@ The parts know each other through the node; each writes only its own state and i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.core.actions import AnyAction, SendGoodbye, Stop, ToWorker
+from chaos.core.access import allowed
+from chaos.core.actions import AnyAction, Stop
 from chaos.core.admission import Admission
 from chaos.core.codec import decode_words
 from chaos.core.context import Context, NodeConfig, Role
+from chaos.core.departure import Departure
 from chaos.core.donor import Donor
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
@@ -34,7 +36,7 @@ from chaos.core.events import (
     WorkerDied,
     WorkerSaid,
 )
-from chaos.core.learner import Learner
+from chaos.core.learner import Learner, Phase
 from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
 from chaos.core.messages import (
@@ -57,6 +59,7 @@ from chaos.core.messages import (
     ProbeReply,
     Promise,
     Ready,
+    ResultMissing,
     Seal,
     Sealed,
     ShardRequest,
@@ -69,6 +72,7 @@ from chaos.core.messages import (
     Vote,
     WorkerDown,
 )
+from chaos.core.status import describe
 from chaos.core.steps import Steps
 from chaos.core.types import DataState, PeerInfo, StateManifest, View
 from chaos.core.views import Views
@@ -77,7 +81,6 @@ from chaos.core.worker_messages import (
     Boundary,
     BucketReady,
     DeclareData,
-    Declined,
     Failed,
     Finished,
     FromWorker,
@@ -100,7 +103,7 @@ class Founding:
     view_id: int = 1
     step: int = 0
     head: bytes = b""
-    data: DataState = DataState()
+    data: DataState = field(default_factory=DataState)
     manifest: StateManifest | None = None
 
 
@@ -125,12 +128,15 @@ class Node:
         self.admission = Admission(self.ctx, self)
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
-        self.stopped: Stop | None = None
-        self._leave_reason = ""
-        self._said_goodbye = False
-        self._last_applied = 0
-        self._ended_members: set[str] = set()
+        self.departure = Departure(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
+        self._diverged = False
+        self._repeated_at = 0.0
+
+    @property
+    def stopped(self) -> Stop | None:
+        """Set once this peer is done."""
+        return self.departure.stopped
 
     # --- in and out ----------------------------------------------------------------------------------------
 
@@ -153,7 +159,7 @@ class Node:
         while self.stopped is None:
             while self.ctx.loopback and self.stopped is None:
                 self._receive(self.ctx.id, self.ctx.loopback.pop(0))
-            self._maybe_stop()
+            self.departure.check()
             if self.stopped is None and self.ctx.views:
                 self.views.tick()
             if not self.ctx.loopback:
@@ -165,6 +171,8 @@ class Node:
                 self.liveness.tick()
                 self.admission.tick()
                 self.learner.tick()
+                if self.ctx.views:
+                    self._tick_steps()
             case Received(src, message):
                 self._receive(src, message)
             case WorkerSaid(message):
@@ -179,7 +187,7 @@ class Node:
                 self._link_down(peer, reason)
             case DialRefused(address, reason):
                 if not self.ctx.views:
-                    self.refuse(f"{address}: {reason}")
+                    self.departure.refuse(f"{address}: {reason}")
             case WordsFound(sealed):
                 self.on_sealed(sealed, announce=True)
             case ShardStored():
@@ -192,9 +200,22 @@ class Node:
             case LinksMeasured():
                 self.learner.on_links(event)
             case LeaveRequested(reason):
-                self._leave(reason)
+                self.departure.leave(reason)
+
+    def _tick_steps(self) -> None:
+        self.steps.tick()
+        if self.ctx.now - self._repeated_at >= self.ctx.config.repeat_s:
+            self._repeated_at = self.ctx.now
+            self._repeat_wishes([p.id for p in self.ctx.view.everybody()])
+
+    def _repeat_wishes(self, peers: list[str]) -> None:
+        self.departure.repeat(peers)
+        if self.ctx.role == Role.MEMBER and self.ctx.id in self.ctx.wishes.worker_down:
+            self.ctx.send_all(peers, WorkerDown("its worker is still not there"))
 
     def _receive(self, src: str, message: PeerMessage) -> None:
+        if not allowed(self.ctx, src, message):
+            return
         match message:
             case StepContribution():
                 self.steps.on_contribution(src, message)
@@ -217,7 +238,7 @@ class Node:
             case Seal(sealed):
                 self.on_sealed(sealed, announce=False)
             case Goodbye():
-                self._goodbye(src, message)
+                self.departure.on_goodbye(src, message)
             case Probe():
                 self.liveness.on_probe(src, message)
             case ProbeReply():
@@ -226,6 +247,8 @@ class Node:
                 self.steps.on_fetch(src, message)
             case FinishedStep():
                 self.steps.on_finished_step(src, message)
+            case ResultMissing():
+                self.steps.on_result_missing(src, message)
             case _:
                 self._receive_membership(src, message)
 
@@ -273,13 +296,15 @@ class Node:
             ctx.run = run
             self._begin()
         ctx.linked[info.id] = info
-        self.liveness.on_link_up(info.id)
         ctx.trace("link_up", peer=info.name, party=info.party[:16])
-        if ctx.role == Role.JOINER:
+        self.liveness.on_link_up(info)
+        if ctx.views:
+            ctx.send(info.id, Decide(ctx.view))
+            self.steps.repeat([info.id])
+            self._repeat_wishes([info.id])
+        else:
             self.admission.ask_soon()
             self.admission.tick()
-        elif ctx.views:
-            ctx.send(info.id, Decide(ctx.view))
 
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
@@ -305,39 +330,64 @@ class Node:
             return
         self.admission.admitted()
         self.donor.installed(view)
+        if role == Role.LEAVER:
+            self.departure.let_go(view, was)
+        elif role == Role.LEARNER and was == Role.MEMBER and self.departure.lost_seat():
+            return
+        rolled_back = view.abort and bool(self.steps.head) and self.steps.finished >= view.first_step
+        if role == Role.LEARNER and (self._diverged or rolled_back):
+            self.steps.reset()
+            self.learner.reset()
+        self._diverged = self._diverged and role == Role.MEMBER
+        unfit = role == Role.MEMBER and was != Role.MEMBER and not self._holds_state(was)
         self.learner.installed()
         if not view.abort:
             self.worker.pump()
-        self.steps.installed(view)
+        self.steps.installed(view, was)
         self.worker.pump()
-        if role == Role.MEMBER and was != Role.MEMBER:
-            self._check_state()
-        if role == Role.LEAVER:
-            self._maybe_stop()
+        if unfit:
+            self.heal("it became a member without a worker that holds the state")
+        elif role == Role.MEMBER and rolled_back:
+            self.heal("it had finished a step that the others rolled back")
 
-    def _check_state(self) -> None:
-        """A peer that became a member while its worker died says so at once."""
+    def _holds_state(self, was: Role) -> bool:
         worker = self.worker.worker
-        if worker is None or worker.applied is None:
-            self._worker_down("it became a member without a worker that holds the state")
+        verified = was == Role.JOINER or self.learner.phase == Phase.READY  # a founder's state is the run's
+        return verified and worker is not None and worker.applied is not None and not worker.loading
 
     def rejoin(self, reason: str) -> None:
         """Start over as a joiner: this peer was left behind, or does not hold what it would need."""
         ctx = self.ctx
         ctx.trace("rejoin", reason=reason)
-        if ctx.role == Role.LEARNER:
-            self.learner.restart(reason)
+        if self.departure.lost_seat():
             return
         ctx.role = Role.JOINER
         for info in ctx.view.everybody() if ctx.views else ():
             if info.id != ctx.id:
                 self.admission.remember(info)
         ctx.views.clear()
+        ctx.wishes.clear()
+        self.donor.give_up()
         self.views.forget()
         self.steps.reset()
         self.worker.forget_state()
         self.learner.reset()
         self.admission.ask_soon()
+
+    def lost_track(self, reason: str) -> None:
+        """Steps are missing here that nobody keeps: this peer needs a snapshot."""
+        self.ctx.trace("lost_track", reason=reason)
+        if self.ctx.role == Role.LEARNER:
+            self.steps.reset()
+            self.learner.restart(reason)
+        elif self.ctx.role == Role.MEMBER:
+            self.heal(reason)
+
+    def heal(self, reason: str) -> None:
+        """This member's state is not the run's (any more): it goes back to being a learner."""
+        self.worker.forget_state()
+        self._diverged = True
+        self._worker_down(reason)
 
     def on_sealed(self, sealed: Sealed, announce: bool) -> None:
         """A dead peer's last words: checked, then proof that it is gone."""
@@ -376,15 +426,13 @@ class Node:
         outvoted = len(against) > len(with_me)
         tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(with_me[0])
         if ctx.role == Role.MEMBER and against and with_me and (outvoted or tied_and_lower):
-            self.worker.forget_state()
-            self._worker_down("its state differs from that of the others")
+            self.heal("its state differs from that of the others")
 
     # --- the worker ----------------------------------------------------------------------------------------
 
     def _from_worker(self, message: FromWorker) -> None:
         match message:
-            case Boundary(applied):
-                self._last_applied = applied
+            case Boundary():
                 self.worker.on_boundary(message)
             case BucketReady():
                 raise AssertionError("buckets are the driver's business")
@@ -396,7 +444,7 @@ class Node:
                 self.worker.on_loaded(step)
                 self._found_resumed(step)
             case StateRefused(reason):
-                self.refuse(reason)
+                self.departure.refuse(reason)
             case SnapshotPrepared():
                 self.donor.on_prepared()
             case SnapshotTaken():
@@ -439,7 +487,6 @@ class Node:
         if founding is None or founding.manifest is None or self.ctx.views or step != founding.step:
             return
         self.steps.adopt(step, founding.head, founding.data)
-        self.steps.start = step
         self._install_first(founding)
 
     def _install_first(self, founding: Founding) -> None:
@@ -451,10 +498,9 @@ class Node:
         worker = self.worker.worker
         if worker is None:
             return
-        ended = worker.script_ended
-        self.worker.died()
-        if ended:
+        if worker.script_ended:
             return
+        self.worker.died()
         self.ctx.trace("worker_died", reason=reason)
         self.donor.on_worker_died()
         self.learner.on_worker_died()
@@ -488,110 +534,8 @@ class Node:
         self.ctx.trace("stable", step=step)
         self.donor.on_stable()
 
-    # --- leaving, stopping ---------------------------------------------------------------------------------
-
-    def _leave(self, reason: str) -> None:
-        if self._leave_reason:
-            return
-        self._leave_reason = reason
-        self.ctx.trace("leave", reason=reason)
-        if self.ctx.role == Role.MEMBER:
-            self._announce_leave(self.steps.finished, done=False)
-        elif self.ctx.role in (Role.JOINER, Role.LEARNER):
-            self.stop(0, f"left before it became a member ({reason})")
-
-    def _announce_leave(self, step: int, done: bool) -> None:
-        self.ctx.send_all((p.id for p in self.ctx.view.everybody()), Leaving(step, done))
-        self.ctx.wishes.leaving[self.ctx.id] = step
-        if done:
-            self.ctx.wishes.done.add(self.ctx.id)
-
-    def on_script_ended(self, applied: int) -> None:
-        self._last_applied = applied
-        self.ctx.trace("script_ended", step=applied)
-        if self.ctx.role == Role.MEMBER:
-            self._announce_leave(applied, done=True)
-        elif self.ctx.role in (Role.JOINER, Role.LEARNER):
-            self.stop(0, "the script ended before this peer became a member")
-
-    def leaving_now(self) -> bool:
-        """This peer was asked to leave, and so were all others: nobody is left to go on without it."""
-        leaving = self.ctx.wishes.leaving
-        return bool(self._leave_reason) and all(m in leaving for m in self.ctx.view.member_ids())
-
-    def _goodbye(self, src: str, message: Goodbye) -> None:
-        self._ended_members.add(src)
-        self.ctx.trace("goodbye", peer=self.ctx.name(src), reason=message.reason)
-        self.on_sealed(message.sealed, announce=False)
-
-    def _maybe_stop(self) -> None:
-        ctx, steps = self.ctx, self.steps
-        if self.stopped is not None or not ctx.views:
-            return
-        worker = self.worker.worker
-        ended = worker is None or worker.script_ended
-        if ctx.role == Role.MEMBER:
-            all_leave = all(m in ctx.wishes.leaving for m in ctx.view.member_ids())
-            if all_leave and ctx.id in ctx.wishes.done and steps.stable >= self._last_applied:
-                self.stop(0, f"the run is complete after step {steps.stable}")
-        elif ctx.role == Role.LEAVER and steps.finished >= ctx.view.first_step - 1:
-            if steps.stable >= ctx.view.first_step - 1 and not self._said_goodbye:
-                self._farewell(self._leave_reason or "script ended")
-            if self._said_goodbye and ended:
-                self.stop(0, f"left after step {steps.finished}; all members hold it")
-        elif ctx.role == Role.LEARNER and self._ended_members.issuperset(ctx.view.member_ids()):
-            self.stop(0, "the run ended before this peer became a member")
-
-    def _farewell(self, reason: str) -> None:
-        self._said_goodbye = True
-        self.ctx.emit(SendGoodbye(tuple(sorted(self.ctx.linked)), reason))
-
-    def refuse(self, reason: str) -> None:
-        """The run does not take this peer: its worker raises, the agent stops."""
-        self.ctx.emit(ToWorker(Declined(reason)))
-        self.stop(4, reason)
-
-    def stop(self, code: int, reason: str) -> None:
-        if self.stopped is not None:
-            return
-        if not self._said_goodbye and self.ctx.views:
-            self._farewell(reason)
-        self.stopped = Stop(code, reason)
-        self.ctx.trace("stop", code=code, reason=reason)
-        self.ctx.emit(self.stopped)
-
     # --- for people ----------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """What `chaos status` shows of this peer's knowledge."""
-        ctx = self.ctx
-        view = ctx.view if ctx.views else None
-        return {
-            "run": ctx.run,
-            "peer": ctx.me.name,
-            "role": str(ctx.role),
-            "lineage": view.lineage if view else "",
-            "view": view.id if view else 0,
-            "step": self.steps.finished,
-            "stable": self.steps.stable,
-            "epoch": self.steps.data.epoch,
-            "paused": self.views.paused,
-            "learner_phase": str(self.learner.phase),
-            "members": [self._describe(p, "member") for p in (view.members if view else ())]
-            + [self._describe(p, "learner") for p in (view.learners if view else ())],
-        }
-
-    def _describe(self, info: PeerInfo, role: str) -> dict[str, Any]:
-        beat = self.liveness.progress.get(info.id)
-        me = info.id == self.ctx.id
-        return {
-            "name": info.name,
-            "id": info.id,
-            "role": role,
-            "party": info.party,
-            "addresses": list(info.addresses),
-            "step": self.steps.finished if me else beat.finished if beat else None,
-            "links": [self.ctx.name(p) for p in (sorted(self.ctx.linked) if me else beat.links if beat else ())],
-            "linked": me or info.id in self.ctx.linked,
-            "suspect": info.id in self.views.suspects,
-        }
+        return describe(self)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from chaos.core.actions import (
     ContributionKnown,
     FetchRound,
@@ -21,7 +19,7 @@ from chaos.core.context import Context, Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import RoundComplete
 from chaos.core.lineage import CommittedStep, commit
-from chaos.core.messages import Ack, FetchResult, FinishedStep, Report, StepContribution
+from chaos.core.messages import Ack, FetchResult, FinishedStep, Report, ResultMissing, StepContribution
 from chaos.core.types import DataState, View
 from chaos.core.worker_messages import Contribution
 
@@ -30,6 +28,9 @@ if TYPE_CHECKING:
 
 AHEAD = 4096
 """No honest peer is more steps ahead of anybody it talks to: a learner's queue is far shorter."""
+STILL_UNKNOWN, STILL_COMING = 2, 10
+"""How many repetitions may pass before a step that others have is fetched: one, for what was lost to come again;
+more, where only its bytes are missing, as these take their time on a slow link."""
 STASH = 8
 """Contributions kept per peer for a view that is not installed yet; honest peers are two steps ahead at most."""
 
@@ -41,8 +42,10 @@ class Round:
     view: View
     contributions: dict[str, Contribution] = field(default_factory=dict)
     complete: RoundComplete | None = None
+    fetching: str = ""
+    """The member that was asked for its finished result."""
     fetched: FinishedStep | None = None
-    """Set where the result was fetched from a member that had finished it."""
+    """What it answered, apart from the bytes."""
 
 
 class Steps:
@@ -52,8 +55,6 @@ class Steps:
         self._ctx = ctx
         self._node = node
         self.finished = 0
-        self.start = 0
-        """The step the run began or resumed at, for the founder's gate."""
         self.opened = 0
         self.head = b""
         self.data = DataState()
@@ -67,16 +68,28 @@ class Steps:
         self._own: dict[int, Contribution] = {}
         self._stash: dict[str, list[StepContribution]] = {}
         self._released = 0
+        self._early: dict[str, dict[int, bytes]] = {}
+        """Acknowledgements of steps that are not finished here yet, to be compared then."""
+        self._entry = 0
+        """The first step of the view that made this peer a member."""
+        self._moved_at = 0.0
+        self._still = 0
+        """For how many times `repeat_s` nothing has moved."""
+        self._position = (0, 0, 0)
 
     # --- agreement's hold on the steps -----------------------------------------------------------------
 
     def report(self) -> Report:
-        return Report(self.finished, self.opened)
+        return Report(self.finished, self.opened, self.finished >= self._entry - 1)
 
     def hold(self, freeze: bool) -> None:
         """A promise was given: open nothing beyond what it reports; with `freeze`, finish nothing either."""
         self._gate = self.opened
         self._frozen = self._frozen or freeze
+
+    @property
+    def frozen(self) -> bool:
+        return self._frozen
 
     @property
     def running(self) -> bool:
@@ -97,26 +110,31 @@ class Steps:
         self.slots.clear()
         self._rounds = {s: r for s, r in self._rounds.items() if s > step}
         self._own.clear()
-        self._frozen = False
         self._acks[self._ctx.id] = step
+        for peer, acks in self._early.items():
+            self._acks[peer] = max([self._acks.get(peer, 0), *(s for s in acks if s <= step)])
+        self._early = {peer: {s: h for s, h in acks.items() if s > step} for peer, acks in self._early.items()}
+        self._prune_views()
         self._ctx.emit(SetViews(tuple(self._ctx.views), step))
         self.advance()
 
-    def installed(self, view: View) -> None:
+    def installed(self, view: View, was: Role) -> None:
         """A view was installed (it is `ctx.view`): void what it voids, fetch what it says was finished."""
         self._gate, self._frozen = None, False
+        if self._ctx.role == Role.MEMBER and was != Role.MEMBER:
+            self._entry = view.first_step
         if view.abort:
             self._rounds = {s: r for s, r in self._rounds.items() if s < view.first_step}
             self.opened = self.finished
-        for info in view.members:
-            self._acks[info.id] = max(self._acks.get(info.id, 0), view.first_step - 1 if not view.abort else 0)
         known = {p.id for p in view.everybody()} | {self._ctx.id}
         self._acks = {peer: step for peer, step in self._acks.items() if peer in known}
+        self._early = {peer: acks for peer, acks in self._early.items() if peer in known}
         self._prune_views()
         self._ctx.emit(SetViews(tuple(self._ctx.views), self.finished))
         if view.abort and self.head and self._ctx.role in (Role.MEMBER, Role.LEARNER):
-            self._fetch_missing(view)
+            self._fetch_missing(view.sources)
         self._unstash()
+        self._update_stable()
         self.advance()
 
     def _prune_views(self) -> None:
@@ -125,41 +143,95 @@ class Steps:
         while len(views) > 1 and views[1].first_step <= min(self.finished, self.stable) + 1:
             views.pop(0)
 
-    def _fetch_missing(self, view: View) -> None:
-        sources = [peer for peer in view.sources if peer != self._ctx.id]
-        for step in range(self.finished + 1, view.first_step):
+    def _fetch_missing(self, sources: tuple[str, ...]) -> None:
+        """Ask for the results before the view's first step that were finished elsewhere."""
+        others = [peer for peer in sources if peer != self._ctx.id]
+        last = min(self._ctx.view.first_step, self.finished + 1 + self._ctx.config.retain_results)
+        for step in range(self.finished + 1, last):
             present = self._rounds.get(step)
             if present is not None and present.complete is not None and self._all_contributed(present):
                 continue
-            if not sources:
-                break
-            governing = self._ctx.view_for(step)
-            if governing is None:
-                break
-            self._rounds[step] = Round(governing)
-            self._ctx.emit(FetchRound(view.id, step))
-            self._ctx.send(sources[step % len(sources)], FetchResult(step))
+            if others:
+                self._fetch(step, others[step % len(others)])
+
+    def _fetch(self, step: int, source: str) -> None:
+        governing = self._ctx.view_for(step)
+        if governing is None:
+            self._node.lost_track(f"no view is known under which step {step} ran")
+            return
+        current = self._rounds.setdefault(step, Round(governing))
+        current.fetching, current.fetched, current.complete = source, None, None
+        self._ctx.emit(FetchRound(self._ctx.view.id, step))
+        self._ctx.send(source, FetchResult(step, self._ctx.view.id))
 
     def refetch(self, lost: str) -> None:
-        """A source went away; the next view, or this one's other sources, will serve what it owed."""
-        view = self._ctx.view
-        if view.abort and lost in view.sources and self.finished < view.first_step - 1:
-            others = tuple(p for p in view.sources if p != lost)
-            self._fetch_missing(msgspec.structs.replace(view, sources=others))
+        """A source went away: another one serves what it owed, now, in the next view, or once it is found."""
+        others = [p for p in self._ctx.view.sources if p not in (lost, self._ctx.id)]
+        for step, current in list(self._rounds.items()):
+            if current.fetching == lost and (current.fetched is None or current.complete is None):
+                current.fetched = None
+                if others:
+                    self._fetch(step, others[0])
 
     def reset(self) -> None:
         """Forget where the run stands: this peer was left behind and will take a snapshot."""
         self.head, self.data = b"", DataState()
         self.finished = self.opened = self.stable = self._released = 0
         self._gate, self._frozen = None, False
-        for kept in (self.history, self.slots, self._rounds, self._own, self._acks, self._stash):
+        for kept in (self.history, self.slots, self._rounds, self._own, self._acks, self._stash, self._early):
             kept.clear()
+
+    # --- what a lost link may have swallowed -------------------------------------------------------------
+
+    def tick(self) -> None:
+        """While nothing moves: say again what is known, and fetch what the others have finished meanwhile."""
+        position = (self.finished, self.stable, self.opened)
+        if position != self._position:
+            self._position, self._moved_at, self._still = position, self._ctx.now, 0
+        elif self._ctx.now - self._moved_at >= self._ctx.config.repeat_s:
+            self._moved_at = self._ctx.now
+            self._still += 1
+            self.repeat([p.id for p in self._ctx.view.everybody()])
+            self._catch_up()
+
+    def repeat(self, peers: list[str]) -> None:
+        """What I contributed to steps that are not stable, and how far I am."""
+        me = self._ctx.id
+        for step in range(self.stable + 1, self.finished + 1):
+            done = self.history.get(step)
+            own = dict(done.contributions).get(me) if done is not None else None
+            if done is not None and own is not None:
+                self._ctx.send_all(peers, StepContribution(done.view_id, step, done.before, own))
+        step = self.finished + 1
+        view = self._ctx.view_for(step)
+        if self.opened >= step and step in self._own and view is not None and view.member(me) is not None:
+            self._ctx.send_all(peers, StepContribution(view.id, step, self.head, self._own[step]))
+        if self.finished in self.history:
+            self._ctx.send_all(peers, Ack(self.finished, self.head))
+
+    def _catch_up(self) -> None:
+        """Others finished the step at which I stand still: if I can't, ask for its result, each time another one.
+
+        Where all contributions are known its bytes are under way, and a fetch would only start them anew.
+        """
+        step, progress = self.finished + 1, self._node.liveness.progress
+        current = self._rounds.get(step)
+        if not self.head or self._ctx.role == Role.JOINER or (current is not None and current.fetched is not None):
+            return
+        comes = current is not None and not current.fetching and self._all_contributed(current)
+        if self._still < (STILL_COMING if comes else STILL_UNKNOWN):
+            return
+        members = self._ctx.view.member_ids()
+        ahead = sorted(p for p in members if (beat := progress.get(p)) is not None and beat.finished >= step)
+        if ahead:
+            last = current.fetching if current is not None else ""
+            self._fetch(step, next((p for p in ahead if p > last), ahead[0]))
 
     # --- contributions ---------------------------------------------------------------------------------
 
     def contribute(self, step: int, contribution: Contribution) -> None:
         """The own worker's part in `step`, or an empty one in its place."""
-        if step != self.finished + 1 or step in self._own:
+        if step != self.finished + 1 or step in self._own or not self.head:
             return
         self._own[step] = contribution
         if self.opened >= step:
@@ -178,7 +250,7 @@ class Steps:
         self._note(self._ctx.id, message)
 
     def on_contribution(self, src: str, message: StepContribution) -> None:
-        if len(self._rounds) > AHEAD or (self.head and message.step > self.finished + AHEAD):
+        if self.head and message.step > self.finished + AHEAD:
             raise RemoteProtocolError(f"a contribution to step {message.step} while step {self.finished} is finished")
         if not self._ctx.views or message.view_id > self._ctx.view.id:
             stash = self._stash.setdefault(src, [])
@@ -204,9 +276,22 @@ class Steps:
         if src in current.contributions:
             return
         current.contributions[src] = message.contribution
+        while len(self._rounds) > AHEAD:  # of a learner that waits for its snapshot
+            del self._rounds[min(self._rounds)]
         part = message.contribution
         self._ctx.emit(ContributionKnown(view.id, message.step, src, part.weight, part.empty))
+        self._fill_in()
         self.advance()
+
+    def others_contribute(self, step: int) -> bool:
+        """Whether somebody else takes part in the round of `step`."""
+        current = self._rounds.get(step)
+        return current is not None and any(peer != self._ctx.id for peer in current.contributions)
+
+    def _fill_in(self) -> None:
+        """The open round waits for this peer: contribute nothing if its worker can't."""
+        if self.running and self.opened not in self._own:
+            self._node.worker.fill_in(self.opened)
 
     def on_round_complete(self, event: RoundComplete) -> None:
         current = self._rounds.get(event.step)
@@ -222,7 +307,10 @@ class Steps:
     def on_finished_step(self, src: str, message: FinishedStep) -> None:
         """Answer to `FetchResult`: the contributions that made the result."""
         current = self._rounds.get(message.step)
-        if current is None or current.view.id != message.view_id:
+        if current is None or current.fetching != src:
+            return
+        if current.view.id != message.view_id:
+            self._node.lost_track(f"step {message.step} ran under a view that is not known here")
             return
         current.contributions = dict(message.contributions)
         current.fetched = message
@@ -233,11 +321,18 @@ class Steps:
         done = self.history.get(message.step)
         if done is None:
             self._ctx.trace("fetch_refused", step=message.step, peer=self._ctx.name(src), reason="not kept any more")
+            self._ctx.send(src, ResultMissing(message.step))
             return
         reply = FinishedStep(done.view_id, done.step, done.contributions, done.digest, done.nonfinite)
         self._ctx.send(src, reply)
         if done.weight > 0 or done.digest:
-            self._ctx.emit(ServeResult(src, self._ctx.view.id, message.step))
+            self._ctx.emit(ServeResult(src, message.view_id, message.step))
+
+    def on_result_missing(self, src: str, message: ResultMissing) -> None:
+        """A learner takes a newer snapshot; a member asks the next one in a while."""
+        current = self._rounds.get(message.step)
+        if current is not None and current.fetching == src and self._ctx.role == Role.LEARNER:
+            self._node.lost_track(f"the result of step {message.step} is not kept any more")
 
     # --- commit ----------------------------------------------------------------------------------------
 
@@ -255,6 +350,8 @@ class Steps:
         current = self._rounds.get(step)
         if current is None or self._frozen or not self.head or not self._all_contributed(current):
             return False
+        if current.fetching and current.fetched is None:
+            return False
         contributions = {m.id: current.contributions[m.id] for m in current.view.members}
         nothing = all(c.empty for c in contributions.values())
         if current.complete is None and not nothing:
@@ -271,6 +368,9 @@ class Steps:
         self.opened = max(self.opened, step)
         self.history[step], self.slots[step] = done, complete.slot
         self._ctx.emit(Finish(step))
+        for peer, acks in list(self._early.items()):
+            if (head := acks.pop(step, None)) is not None:
+                self.on_ack(peer, Ack(step, head))
         return True
 
     def acknowledge(self) -> None:
@@ -281,6 +381,10 @@ class Steps:
         self.on_ack(self._ctx.id, Ack(self.finished, self.head))
 
     def on_ack(self, src: str, message: Ack) -> None:
+        if message.step > self.finished:
+            if len(early := self._early.setdefault(src, {})) < AHEAD:
+                early[message.step] = message.head
+            return
         done = self.history.get(message.step)
         if done is not None and done.head != message.head:
             self._node.on_diverged(src, message.step, message.head)
@@ -289,7 +393,7 @@ class Steps:
         self._update_stable()
 
     def acked(self, peer: str) -> int:
-        return self._acks.get(peer, 0)
+        return max(self._acks.get(peer, 0), *self._early.get(peer, {}), 0)
 
     def _update_stable(self) -> None:
         if not self._ctx.views:
@@ -328,7 +432,7 @@ class Steps:
             return
         if self._ctx.view.abort and step < self._ctx.view.first_step:
             return
-        if self.finished == self.start and len(view.members) < self._ctx.config.min_peers:
+        if step == view.start and len(view.members) < view.min_peers:
             return
         self.opened = step
         self._ctx.emit(OpenRound(view.id, step))

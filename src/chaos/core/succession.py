@@ -26,8 +26,12 @@ class Wishes:
     lost_learners: set[str] = field(default_factory=set)
     """Learners that are silent or gone."""
 
-    def forget(self, view: View) -> None:
-        """Drop what this installed view has settled."""
+    def clear(self) -> None:
+        for wishes in (self.admit, self.ready, self.leaving, self.done, self.worker_down, self.lost_learners):
+            wishes.clear()
+
+    def forget(self, view: View, before: View | None) -> None:
+        """Drop what this installed view, which follows `before`, has settled."""
         members, known = set(view.member_ids()), {p.id: p for p in view.everybody()}
         self.admit = {
             peer: info
@@ -35,7 +39,8 @@ class Wishes:
             if peer not in known or known[peer].incarnation < info.incarnation
         }
         learners = {p.id for p in view.learners}
-        self.ready = {peer: step for peer, step in self.ready.items() if peer in learners}
+        same = {p.id for p in view.learners if before is not None and p in before.learners}
+        self.ready = {peer: step for peer, step in self.ready.items() if peer in same}
         self.leaving = {peer: step for peer, step in self.leaving.items() if peer in members}
         self.done &= members
         self.worker_down &= members
@@ -54,7 +59,8 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
     if not members:
         return None
     demoted = tuple(m for m in reporters if m.id in wishes.worker_down)
-    sources = tuple(m.id for m in reporters if reports[m.id].finished == finished)
+    holders = [m for m in reporters if reports[m.id].finished == finished]
+    sources = tuple(m.id for m in holders if m in members) or tuple(m.id for m in holders)
     lost = [m.name for m in base.members if m not in members]
     return View(
         lineage=base.lineage,
@@ -65,6 +71,8 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         abort=True,
         sources=sources,
         reason=f"failure: without {', '.join(lost) or 'nobody'} ({cause})",
+        start=base.start,
+        min_peers=base.min_peers,
     )
 
 
@@ -74,9 +82,11 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
     Steps before `first_step` finish under the old view; nobody has opened one at or after it.
     """
     assert all(m.id in reports for m in base.members)
-    promoted = [p for p in base.learners if p.id in wishes.ready and p.id not in wishes.lost_learners]
     admitted = sorted(wishes.admit.values(), key=lambda p: p.id)
     renewed = {p.id for p in admitted}
+    promoted = [
+        p for p in base.learners if p.id in wishes.ready and p.id not in wishes.lost_learners and p.id not in renewed
+    ]
     members = tuple(m for m in base.members if m.id not in releasing) + tuple(promoted)
     member_ids = {m.id for m in members}
     kept = [
@@ -93,6 +103,8 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         abort=False,
         sources=(),
         reason=_planned_reason(base, promoted, admitted, releasing, wishes),
+        start=base.start,
+        min_peers=base.min_peers,
     )
 
 

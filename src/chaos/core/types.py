@@ -62,6 +62,10 @@ class View(Record, frozen=True):
     sources: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
     """With `abort`: members that hold the result of `first_step - 1`, for those who lack it."""
     reason: Text
+    start: Count = 1
+    """The first step of this lineage: 1, or the one after the checkpoint it resumed from."""
+    min_peers: Count = 1
+    """Nobody opens the round of `start` before there are so many members."""
 
     def member(self, peer: str) -> PeerInfo | None:
         return next((m for m in self.members if m.id == peer), None)

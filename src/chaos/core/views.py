@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from chaos.core.actions import Connect, Disconnect, Persist, StopSeal
 from chaos.core.agreement import Acceptor, Proposal
 from chaos.core.context import Context, Role
+from chaos.core.departure import LOST, START_AGAIN
 from chaos.core.messages import Accept, Decide, LastWords, Nack, Prepare, Promise, Sealed, Vote
 from chaos.core.succession import after_failure, planned
 from chaos.core.types import Ballot, View
@@ -32,6 +33,7 @@ class Views:
         self._round = 0
         self._need_since: float | None = None
         self._retry_at = 0.0
+        self._promised_at = 0.0
 
     # --- is a change needed? -------------------------------------------------------------------------------
 
@@ -72,7 +74,18 @@ class Views:
             return "failure"
         if wishes.admit or wishes.lost_learners or self._promotable() or self.releasing():
             return "planned"
+        if self.acceptor is not None and self.acceptor.promised is not None:
+            return "failure" if self._node.steps.frozen else "planned"
         return ""
+
+    def _yields(self, need: str) -> bool:
+        """I promised another proposer's ballot: while it may live it has its time, lest two chase each other."""
+        promised = self.acceptor.promised if self.acceptor is not None else None
+        if promised is None or promised.proposer == self._ctx.id or promised.proposer in self.suspects:
+            return False
+        if need == "failure" and not self._node.steps.frozen:
+            return False
+        return self._ctx.now - self._promised_at < PATIENCE * self._ctx.config.takeover_s
 
     # --- proposing -----------------------------------------------------------------------------------------
 
@@ -92,6 +105,8 @@ class Views:
             self.proposal = current = None
         if current is not None and (current.freeze or need == "planned"):
             self._proceed()
+            return
+        if self._yields(need):
             return
         turn = self._need_since + self._turn() * self._ctx.config.takeover_s
         if self._ctx.now >= max(turn, self._retry_at):
@@ -138,7 +153,10 @@ class Views:
             if awaited:
                 return
             if not current.promised_by_quorum():
-                self._note_pause(current)
+                self._note_pause(current, "no quorum without")
+                return
+            if not any(report.grounded for report in current.reports().values()):
+                self._ungrounded(current)
                 return
             self._choose(current)
         elif current.accepted_by_quorum():
@@ -149,11 +167,18 @@ class Views:
             self._ctx.trace("decide", view=value.id, reason=value.reason, handling_ms=took)
             self.install(value)
 
-    def _note_pause(self, current: Proposal) -> None:
+    def _note_pause(self, current: Proposal, why: str) -> None:
         if not self.paused:
             self.paused = True
             silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
-            self._ctx.trace("paused", view=current.base.id, reason=f"no quorum without {', '.join(silent)}")
+            self._ctx.trace("paused", view=current.base.id, reason=f"{why} {', '.join(silent)}")
+
+    def _ungrounded(self, current: Proposal) -> None:
+        """All who report were promoted a step behind and have not made up for it: they may lack a stable step."""
+        if all(p in current.promises or p in current.gone for p in current.base.member_ids()):
+            self._node.departure.stop(LOST, f"all that held the last stable step died; {START_AGAIN}")
+        else:
+            self._note_pause(current, "nobody here holds the last stable step; waiting for")
 
     def _choose(self, current: Proposal) -> None:
         self.paused = False
@@ -169,7 +194,7 @@ class Views:
             cause = "sealed" if all(p in current.gone for p in silent) else "silent"
             value = after_failure(current.base, reports, self._ctx.wishes, cause if silent else "worker died")
             if value is None:
-                self._node.stop(5, "every worker of the run died; start again from a checkpoint (--checkpoint DIR)")
+                self._node.departure.stop(LOST, f"every worker of the run died; {START_AGAIN}")
                 return
         current.value = value
         for peer in current.base.member_ids():
@@ -183,8 +208,12 @@ class Views:
             return
         for sealed in message.gone:
             self._node.on_sealed(sealed, announce=False)
-        if not self._ctx.views or message.base.id > self._ctx.view.id:
+        if not self._ctx.views:
+            return  # who has no view has no vote; a joiner learns its first view from a decision
+        if message.base.id > self._ctx.view.id:
             self.install(message.base)
+        if not self._ctx.views:
+            return
         if message.base.id < self._ctx.view.id:
             self._ctx.send(src, Decide(self._ctx.view))
             return
@@ -195,6 +224,9 @@ class Views:
             self._nack(src, acceptor)
             return
         self._round = max(self._round, message.ballot.round)
+        self._promised_at = self._ctx.now
+        if self.proposal is not None and self.proposal.ballot != message.ballot:
+            self.proposal = None
         self._node.steps.hold(message.freeze)
         self._persist(acceptor)
         self._ctx.send(src, Promise(acceptor.decree, message.ballot, self._node.steps.report(), acceptor.accepted))
@@ -207,6 +239,7 @@ class Views:
         current = self.proposal
         if current is not None and message.decree == current.decree and current.value is None:
             current.add_promise(src, message)
+            self._node.liveness.heard(src)
             self._proceed()
 
     def on_nack(self, src: str, message: Nack) -> None:
@@ -296,12 +329,12 @@ class Views:
         ctx = self._ctx
         if ctx.views and (view.lineage != ctx.view.lineage or view.id <= ctx.view.id):
             return
-        before = ctx.view.everybody() if ctx.views else ()
+        before = ctx.view if ctx.views else None
         was = ctx.role
         ctx.views.append(view)
         ctx.role = self._role(view, was)
         self.proposal, self._need_since, self.paused = None, None, False
-        ctx.wishes.forget(view)
+        ctx.wishes.forget(view, before)
         known = {p.id for p in view.everybody()}
         self.gone = {peer: entry for peer, entry in self.gone.items() if peer in known}
         self.suspects &= known
@@ -316,7 +349,7 @@ class Views:
         ctx.trace("view", view=view.id, first_step=view.first_step, abort=view.abort, role=str(ctx.role),
                   members=[m.name for m in view.members], learners=[p.name for p in view.learners],
                   reason=view.reason)  # fmt: skip
-        self._relink(view, {p.id for p in before})
+        self._relink(view, {p.id for p in before.everybody()} if before is not None else set())
         self._node.on_installed(view, was)
 
     def _role(self, view: View, was: Role) -> Role:
@@ -325,8 +358,8 @@ class Views:
             return Role.MEMBER
         if (info := view.learner(self._ctx.id)) and info.incarnation == mine:
             return Role.LEARNER
-        wants_out = self._ctx.id in self._ctx.wishes.leaving
-        return Role.LEAVER if was in (Role.MEMBER, Role.LEAVER) and wants_out and not view.abort else Role.JOINER
+        let_go = was == Role.MEMBER and self._ctx.id in self._ctx.wishes.leaving and not view.abort
+        return Role.LEAVER if let_go or was == Role.LEAVER else Role.JOINER
 
     def _relink(self, view: View, before: set[str]) -> None:
         for info in view.everybody():

@@ -9,6 +9,7 @@ import msgspec
 
 from chaos.core.actions import ToWorker
 from chaos.core.context import Context, Role
+from chaos.core.departure import REFUSED
 from chaos.core.types import Fingerprint, Layout, StateManifest
 from chaos.core.worker_messages import (
     Boundary,
@@ -47,6 +48,8 @@ class Worker:
     """The step it was last told to compute a contribution for, as a member; 0: none."""
     warmed: bool = False
     loading: bool = False
+    stale_load: bool = False
+    """What it is loading is not wanted any more."""
     welcomed: bool = False
     want: int = 0
     declares: tuple[str, int] | None = None
@@ -121,7 +124,7 @@ class WorkerDesk:
             self.worker.script_ended = True
             self.worker.at_boundary = False
         self._ctx.trace("final", step=message.applied, state=message.state.hex())
-        self._node.on_script_ended(message.applied)
+        self._node.departure.script_ended(message.applied)
 
     def on_failed(self, message: Failed) -> None:
         self._ctx.trace("worker_failed", traceback=message.traceback)
@@ -129,8 +132,9 @@ class WorkerDesk:
     def on_loaded(self, step: int) -> None:
         if self.worker is not None:
             self.worker.loading = False
-            self.worker.applied = step
-            self._ctx.trace("state_loaded", step=step)
+            self.worker.applied = None if self.worker.stale_load else step
+            self._ctx.trace("state_loaded", step=step, stale=self.worker.stale_load)
+            self.worker.stale_load = False
             self.pump()
 
     def on_snapshot_missed(self, message: SnapshotMissed) -> None:
@@ -144,7 +148,7 @@ class WorkerDesk:
 
     def _decline(self, reason: str) -> None:
         self._ctx.emit(ToWorker(Declined(reason)))
-        self._node.stop(4, reason)
+        self._node.departure.stop(REFUSED, reason)
 
     # --- what it is told -----------------------------------------------------------------------------------
 
@@ -168,6 +172,7 @@ class WorkerDesk:
         if self.worker is not None:
             self.worker.applied = None
             self.worker.computing = 0
+            self.worker.stale_load = self.worker.loading
 
     def load(self, manifest: StateManifest) -> None:
         worker = self.worker
@@ -198,12 +203,12 @@ class WorkerDesk:
                 return
             self._give_snapshot_order(worker)
         steps.release()
-        self._go_on(worker)
+        self._go_on()
 
     def _commit(self, worker: Worker, step: int) -> bool:
         done = self._node.steps.history.get(step)
         if done is None:
-            self._node.rejoin(f"the result of step {step} is not kept any more")
+            self._node.lost_track(f"the result of step {step} is not kept any more")
             return False
         stop = bool(done.nonfinite) and STOP_ON_NONFINITE in worker.fingerprint.options
         slot = self._node.steps.slots.get(step, 0)
@@ -213,9 +218,9 @@ class WorkerDesk:
         worker.applied = step
         return True
 
-    def _go_on(self, worker: Worker) -> None:
+    def _go_on(self) -> None:
         steps, step = self._node.steps, self._node.steps.finished + 1
-        if self._ctx.role == Role.LEAVER or self._node.leaving_now():
+        if self._ctx.role == Role.LEAVER or self._node.departure.leaving_now():
             self._proceed(member=True, leaving=True)
             return
         view = self._ctx.view_for(step)
@@ -236,11 +241,17 @@ class WorkerDesk:
     # --- contributions in its place ------------------------------------------------------------------------
 
     def fill_in(self, step: int) -> None:
-        """A round opened: if the worker is not computing for it, contribute nothing, so that nobody waits."""
-        steps = self._node.steps
-        worker = self.worker
-        synced = worker is not None and not worker.script_ended and worker.computing == step
-        if not synced and not steps.contributed(step):
+        """The round of `step` is open: if the worker can't contribute to it, contribute nothing in its place.
+
+        One whose script ended does so only for others that go on: where all have ended, the run has.
+        """
+        steps, worker = self._node.steps, self.worker
+        if steps.contributed(step):
+            return
+        if worker is not None and worker.script_ended:
+            if steps.others_contribute(step):
+                steps.contribute(step, self._empty())
+        elif worker is None or worker.computing != step:
             steps.contribute(step, self._empty())
 
     def _empty(self) -> Contribution:

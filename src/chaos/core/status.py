@@ -1,0 +1,48 @@
+"""What a node knows, for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chaos.core.types import PeerInfo
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
+
+
+def describe(node: Node) -> dict[str, Any]:
+    """What `chaos status` shows of this peer's knowledge."""
+    ctx = node.ctx
+    view = ctx.view if ctx.views else None
+    return {
+        "run": ctx.run,
+        "peer": ctx.me.name,
+        "role": str(ctx.role),
+        "lineage": view.lineage if view else "",
+        "view": view.id if view else 0,
+        "step": node.steps.finished,
+        "stable": node.steps.stable,
+        "epoch": node.steps.data.epoch,
+        "paused": node.views.paused,
+        "learner_phase": str(node.learner.phase),
+        "members": [_peer(node, p, "member") for p in (view.members if view else ())]
+        + [_peer(node, p, "learner") for p in (view.learners if view else ())],
+    }
+
+
+def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
+    ctx = node.ctx
+    beat = node.liveness.progress.get(info.id)
+    me = info.id == ctx.id
+    links = sorted(ctx.linked) if me else beat.links if beat else ()
+    return {
+        "name": info.name,
+        "id": info.id,
+        "role": role,
+        "party": info.party,
+        "addresses": list(info.addresses),
+        "step": node.steps.finished if me else beat.finished if beat else None,
+        "links": [ctx.name(p) for p in links],
+        "linked": me or info.id in ctx.linked,
+        "suspect": info.id in node.views.suspects,
+    }
