@@ -165,9 +165,14 @@ class FakeAgent:
         except (BrokenPipeError, ConnectionResetError):
             self._gone(peer)
 
-    def cut(self, index: int) -> None:
-        """This peer's agent dies."""
-        self._gone(self.peers[index])
+    def cut_off(self, index: int) -> None:
+        """The others go on without this peer, whose worker waits at its boundary."""
+        self.peers[index].role = "cut off"
+
+    def heal(self, index: int) -> None:
+        """A peer that was cut off comes back as a learner."""
+        self.peers[index].role, self.peers[index].has_state = "learner", False
+        self._donor_wanted = True
 
     # --- sockets -----------------------------------------------------------------------------------------
 
