@@ -119,6 +119,7 @@ class Agent:
 
     async def run(self) -> act.Stop:
         """Until the node stops. Raises what a task of the agent raised: an agent that is broken must not linger."""
+        asyncio.get_running_loop().set_exception_handler(self._broken)
         self._spawn(self._ticks())
         self._spawn(self._measures())
         if self._setup.join:
@@ -148,6 +149,14 @@ class Agent:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not self._stopped.done():
             self._stopped.set_exception(error)
+
+    def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised what nobody handles: the agent's state can't be trusted any more."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and not self._stopped.done():
+            self._stopped.set_exception(error)
+        else:
+            loop.default_exception_handler(context)
 
     async def _ticks(self) -> None:
         while True:

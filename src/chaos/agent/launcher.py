@@ -21,7 +21,7 @@ import msgspec
 
 from chaos.agent import words
 from chaos.agent.client import deliver_words, open_party, security_of
-from chaos.agent.process import AgentOrder, Ready
+from chaos.agent.process import AgentOrder, Ready, encode_order
 from chaos.agent.settings import RunSettings
 from chaos.core.codec import decode_words
 from chaos.core.errors import ChaosError
@@ -44,7 +44,7 @@ def start_agent(environment: Mapping[str, str]) -> str:
 
 
 def _spawn_agent(order: AgentOrder) -> tuple[subprocess.Popen[str], Ready]:
-    command = [sys.executable, "-m", "chaos.agent.process", msgspec.json.encode(order).decode()]
+    command = [sys.executable, "-m", "chaos.agent.process", encode_order(order)]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     agent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert agent.stdout is not None

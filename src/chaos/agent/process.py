@@ -52,6 +52,14 @@ class AgentOrder(msgspec.Struct, frozen=True, kw_only=True):
     """Process id of the launcher: the agent leaves when it ends. 0: it stays."""
 
 
+def encode_order(order: AgentOrder) -> str:
+    return msgspec.json.encode(order, enc_hook=str).decode()
+
+
+def decode_order(text: str) -> AgentOrder:
+    return msgspec.json.decode(text, type=AgentOrder, dec_hook=lambda kind, value: kind(value))
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """The line on standard output."""
 
@@ -168,7 +176,7 @@ async def run(order: AgentOrder) -> int:
 
 
 def main() -> int:
-    order = msgspec.json.decode(sys.argv[1], type=AgentOrder)
+    order = decode_order(sys.argv[1])
     if order.launcher:
         leave_with(order.launcher)
     try:

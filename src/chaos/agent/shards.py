@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 
 from blake3 import blake3
@@ -45,17 +44,16 @@ class Snapshots:
     # --- the own snapshot ----------------------------------------------------------------------------------
 
     def prepared(self, fd: int, nbytes: int) -> None:
-        """The worker made snapshot memory of `nbytes`; `fd` is ours to close."""
+        """The worker made snapshot memory of `nbytes`; `fd` becomes ours."""
         if self.own is not None:
             self.own.close()
         self.own = SharedMemory.attach(fd, nbytes, writable=False)
-        os.close(fd)
 
     async def hash_own(self, order: HashSnapshot) -> None:
         """Hash the own snapshot off the loop's thread."""
         assert self.own is not None
         self._shard_bytes = order.shard_bytes
-        memory, nbytes = self.own.view, self.own_nbytes
+        memory, nbytes = self.own.view[:], self.own_nbytes  # a slice stays valid if the memory is replaced meanwhile
         loop = asyncio.get_running_loop()
         hashes = await loop.run_in_executor(None, hash_shards, memory, nbytes, order.shard_bytes)
         self._happened(SnapshotHashed(order.step, order.shard_bytes, hashes))

@@ -28,6 +28,8 @@ class Liveness:
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
         self.progress: dict[str, Heartbeat] = {}
+        self._watched: set[str] = set()
+        """Everybody else in the view: only they owe heartbeats."""
         self._next_heartbeat = 0.0
 
     def tick(self) -> None:
@@ -87,8 +89,10 @@ class Liveness:
     def installed(self) -> None:
         """Watch everybody in the view, nobody else."""
         present = {p.id for p in self._ctx.view.everybody()} - {self._ctx.id}
-        for peer in sorted(present):
+        for peer in sorted(present - self._watched):
+            self._detector.forget(peer)
             self._detector.watch(peer, self._ctx.now)
+        self._watched = present
         for peer in [p for p in self.progress if p not in present]:
             self.forget(peer)
         for peer in [p for p in self._doubts if p not in present]:

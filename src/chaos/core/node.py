@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.core.access import allowed
-from chaos.core.actions import AnyAction, Stop
+from chaos.core.actions import AnyAction, Disconnect, Stop
 from chaos.core.admission import Admission
 from chaos.core.codec import decode_words
 from chaos.core.context import Context, NodeConfig, Role
@@ -310,6 +310,8 @@ class Node:
         info = self.ctx.linked.pop(peer, None)
         self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
         self.liveness.on_link_down(peer, reason)
+        if self.ctx.views and not self.ctx.takes_part(peer):
+            self.ctx.emit(Disconnect(peer, "not part of the run any more"))
 
     # --- views ---------------------------------------------------------------------------------------------
 
@@ -491,7 +493,10 @@ class Node:
 
     def _install_first(self, founding: Founding) -> None:
         reason = "resumed from a checkpoint" if founding.manifest else "founded"
-        first = View(founding.lineage, founding.view_id, (self.ctx.me,), (), founding.step + 1, False, (), reason)
+        step, min_peers = founding.step + 1, self.ctx.config.min_peers
+        first = View(
+            founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step, min_peers
+        )
         self.views.install(first)
 
     def _worker_died(self, reason: str) -> None:
