@@ -1,7 +1,8 @@
 """`chaos run`: starts a peer's agent and its worker, restarts what dies, and ends with both.
 
 Exit codes: 0 the run is complete or this peer left; 1 the script failed or input makes no sense; 4 the run
-refused this peer; 5 the training state is lost; 70 the agent broke; 128+n it was ended by signal n.
+refused this peer; 5 the training state is lost; 6 the run ended before this peer became a member;
+7 the script ended, but nobody confirms its last step; 70 the agent broke; 128+n it was ended by signal n.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from chaos.agent.client import deliver_words, open_party, security_of
 from chaos.agent.process import AgentOrder, Ready, encode_order
 from chaos.agent.settings import RunSettings
 from chaos.core.codec import decode_words
+from chaos.core.departure import TOO_LATE
 from chaos.core.errors import ChaosError
 from chaos.core.messages import Sealed
 
@@ -173,6 +175,8 @@ class Launcher:
     def _agent_ended(self, code: int) -> int | None:
         """None to go on with a new agent."""
         if code >= 0 or self._leaving:
+            if code == TOO_LATE:
+                self._stop_worker()
             self._wait_for_worker()
             return code if code >= 0 else 128 + self._leaving
         reason = f"signal {-code}"

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from chaos.core.node import Node
 
 DONE = 0
-UNCONFIRMED = 3
+UNCONFIRMED = 7
 """The script came to its end, but nobody could say that its last step is stable."""
 REFUSED = 4
 LOST = 5
+TOO_LATE = 6
+"""The run ended while this peer was still catching up."""
 START_AGAIN = "start again from a checkpoint (--checkpoint DIR)"
 
 
@@ -134,7 +136,7 @@ class Departure:
         """A learner has nobody left to learn from."""
         members = self._ctx.view.member_ids()
         if self._ended_members.issuperset(members):
-            self.stop(DONE, "the run ended before this peer became a member")
+            self.stop(TOO_LATE, "the run ended before this peer became a member")
         elif all(m in self._node.views.gone for m in members):
             self.stop(LOST, f"all members of the run died; {START_AGAIN}")
 

@@ -91,12 +91,17 @@ class Learner:
         """A view was installed."""
         if self._ctx.role == Role.LEARNER:
             if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
-                self.restart("a learner now")
+                self.begin("a learner now")
             for donor in [d for d in (*self._donors, *self._ready) if not self._ctx.takes_part(d)]:
                 self.on_donor_lost(donor)
         elif self.phase != Phase.IDLE:
             self._ctx.emit(ReleaseSnapshot(received=True))
             self.reset()
+
+    def begin(self, reason: str) -> None:
+        """Catch up, if there is a worker to catch up; one that is being restarted finds a fresher snapshot."""
+        if self._ctx.role == Role.LEARNER and self._node.worker.worker is not None:
+            self.restart(reason)
 
     def reset(self) -> None:
         """This peer is no learner any more, and no member either."""

@@ -463,6 +463,8 @@ class Node:
         """The worker is there: found the run, join it, or catch up again after a restart."""
         if self.ctx.run:
             self._begin()
+        if self.learner.phase == Phase.IDLE:
+            self.learner.begin("its worker is back")
 
     def _begin(self) -> None:
         founding, desk = self._founding, self.worker
