@@ -57,7 +57,7 @@ SEAL_TRIES = (0.0, *(0.002,) * 50, *(0.05,) * 40)
 a host that is only slow is tried for two seconds."""
 MEASURE_S = 0.5
 """Between two looks at the links' rates and at the routes."""
-DIAL_S = 20.0
+DIAL_S = 15.0
 """How long a joiner tries the addresses it was given before it gives up."""
 
 
@@ -105,6 +105,7 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: asyncio.Future[act.Stop] = asyncio.get_running_loop().create_future()
         self._passed_on = False
+        self._contact: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------------------
 
@@ -122,8 +123,7 @@ class Agent:
         asyncio.get_running_loop().set_exception_handler(self._broken)
         self._spawn(self._ticks())
         self._spawn(self._measures())
-        if self._setup.join:
-            self._spawn(self._first_contact())
+        self._seek_contact()
         try:
             return await self._stopped
         finally:
@@ -174,6 +174,13 @@ class Agent:
     def _route(self) -> None:
         ctx = self.node.ctx
         self.transport.set_routes(next_hops(self._me.id, ctx.linked, self.node.liveness.neighbours))
+
+    def _seek_contact(self) -> None:
+        """A joiner without any link looks for a member at the addresses it was given."""
+        if not self._setup.join or self.node.ctx.views or self.node.ctx.linked:
+            return
+        if self._contact is None or self._contact.done():
+            self._contact = self._spawn(self._first_contact())
 
     async def _first_contact(self) -> None:
         """Dial the given addresses, in order and again, until one answers; any member is as good as another."""
@@ -235,6 +242,7 @@ class Agent:
     def on_link_down(self, peer: str, reason: str) -> None:
         self.post(ev.LinkDown(peer, reason))
         self._route()
+        self._seek_contact()
 
     def on_refused(self, address: str, reason: str) -> None:
         self._write_trace("link_refused", {"address": address, "reason": reason})
