@@ -1,0 +1,1 @@
+../src/chaos/examples/train_text.py

@@ -1,0 +1,61 @@
+"""Ends whatever a demo started, when the demo ends, whatever way it ends: `python -m chaos.cli.demo_guard DIRECTORY`.
+
+The guard waits until the pipe on its standard input closes, which the kernel does for a demo that was killed as
+well. Then it kills every process that has DIRECTORY/runtime as its CHAOS_RUNTIME_DIR, and removes DIRECTORY.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+MARK = "CHAOS_RUNTIME_DIR"
+PATIENCE_S = 10.0
+"""Killed processes are gone within milliseconds, unless they hang in the kernel."""
+
+
+def runtime_of(directory: Path) -> Path:
+    """What a demo in `directory` gives its peers as their runtime directory."""
+    return directory / "runtime"
+
+
+def marked(runtime: Path) -> Iterator[psutil.Process]:
+    """This user's living processes whose environment says that they belong to `runtime`."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == str(runtime) and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it ended just now, or belongs to somebody else
+
+
+def kill_all(runtime: Path) -> bool:
+    """Kill until none is left: one that starts meanwhile is found by the next look. False if some won't go."""
+    deadline = time.monotonic() + PATIENCE_S
+    while found := list(marked(runtime)):
+        for process in found:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue  # it ended just now
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def main() -> int:
+    directory = Path(sys.argv[1])
+    sys.stdin.buffer.read()
+    gone = kill_all(runtime_of(directory))
+    shutil.rmtree(directory, ignore_errors=not gone)
+    return 0 if gone else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

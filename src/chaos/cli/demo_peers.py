@@ -1,0 +1,164 @@
+"""The demo's peers: real `chaos run` processes on loopback, of three parties that admit each other."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from chaos.agent.party import Party
+from chaos.cli.demo_guard import MARK, runtime_of
+from chaos.core.departure import TOO_LATE
+from chaos.core.errors import ChaosError
+
+PARTIES = ("north", "south", "west")
+LISTENS = re.compile(r"^chaos: peer \S+ listens at (\S+)$", re.MULTILINE)
+START_S = 60.0
+"""How long a peer may take until it listens: a second on an idle machine, several on a busy one."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which people and systems end a demo."""
+GUARD_S = 15.0
+"""How long the guard may take to clean up; see its own patience."""
+
+
+class DemoPeer:
+    """One `chaos run` and everything it started."""
+
+    def __init__(self, name: str, party: str, process: subprocess.Popen[bytes], log: Path, started: float) -> None:
+        self.name = name
+        self.party = party
+        self.started = started
+        """Seconds on the monotonic clock."""
+        self._process = process
+        self._log = log
+
+    def address(self) -> str:
+        """HOST:PORT, once it listens."""
+        deadline = time.monotonic() + START_S
+        while (found := LISTENS.search(self._log.read_text(errors="replace"))) is None:
+            code = self.exit_code()
+            if code is not None or time.monotonic() > deadline:
+                raise ChaosError(f"{self.name} does not listen ({self._ending()})")
+            time.sleep(0.05)
+        return found.group(1)
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._process.poll()
+
+    def kill(self) -> None:
+        """SIGKILL to agent, worker and launcher, the agent first: it would leave properly if its launcher died."""
+        for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
+            process.kill()
+        self._process.wait()
+
+    def ask_to_leave(self) -> None:
+        """SIGTERM to the launcher, as a user or an operating system that shuts down would send it."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def check(self) -> None:
+        """Raises ChaosError if it failed. A run may end before a joiner has caught up."""
+        if self.exit_code() not in (None, 0, TOO_LATE):
+            raise ChaosError(f"{self.name} failed ({self._ending()})")
+
+    def _ending(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        how = "is silent" if self.exit_code() is None else f"ended with exit code {self.exit_code()}"
+        return f"{how}; its last line: {lines[-1] if lines else 'none'}"
+
+
+class DemoPeers:
+    """All peers of a demo. On leaving the block nothing of them is left, neither processes nor files."""
+
+    def __init__(self, script: Path, args: list[str]) -> None:
+        self._command = [str(script), *args]
+        self.peers: dict[str, DemoPeer] = {}
+
+    def __enter__(self) -> DemoPeers:
+        # No signal may come between directory and guard; and the guard, which inherits the block, heeds none.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            self.directory = Path(tempfile.mkdtemp(prefix="chaos-demo-"))
+            self._runtime = runtime_of(self.directory)
+            guard = [sys.executable, "-m", "chaos.cli.demo_guard", str(self.directory)]
+            self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            self._runtime.mkdir(mode=0o700)
+            self._parties = {name: Party.init(self.directory / name, name) for name in PARTIES}
+            for party in self._parties.values():
+                for other in self._parties.values():
+                    if other is not party:
+                        party.admit(other.root.pem)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def trace(self, name: str) -> Path:
+        """Where the peer of this name writes its trace."""
+        return self.directory / f"{name}.jsonl"
+
+    def party_of(self, number: int) -> str:
+        """Name of the party that peer `number` belongs to."""
+        return PARTIES[(number - 1) % len(PARTIES)]
+
+    def peer_id(self, number: int) -> str:
+        """Id of peer `number`: it follows from the key that its party made for it."""
+        return str(self._parties[self.party_of(number)].peer(name_of(number)).peer_id)
+
+    def start(self, number: int, *options: str) -> DemoPeer:
+        """Start peer `number` with further options of `chaos run`."""
+        name, party = name_of(number), self.party_of(number)
+        command = [sys.executable, "-m", "chaos.cli.main", "run", "--name", name, "--listen", "127.0.0.1:0"]
+        command += ["--party", str(self.directory / party), "--trace", str(self.trace(name)), *options]
+        log = self.directory / f"{name}.log"
+        with log.open("wb") as output:
+            started = time.monotonic()
+            process = subprocess.Popen(
+                [*command, *self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env=self._environment(),
+                start_new_session=True,
+            )
+        self.peers[name] = DemoPeer(name, party, process, log, started)
+        return self.peers[name]
+
+    def _environment(self) -> dict[str, str]:
+        """The user's own settings for runs are none of the demo's business."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("CHAOS_")}
+        return inherited | {MARK: str(self._runtime), "OMP_NUM_THREADS": "1"}
+
+    def _end(self) -> None:
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        try:
+            code = self._guard.wait(GUARD_S)
+        except subprocess.TimeoutExpired:
+            code = 1
+        for peer in self.peers.values():
+            peer.exit_code()  # reaps it
+        if code != 0:
+            raise ChaosError(f"the demo could not be cleaned up; see what is left in {self.directory}")
+
+
+def name_of(number: int) -> str:
+    """Peers are numbered from 1, which founds the run."""
+    return f"peer-{number}"

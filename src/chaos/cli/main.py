@@ -1,0 +1,154 @@
+"""The command `chaos`. Each verb reads its options here and hands over; torch is never imported in this process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from chaos.cli import party as party_verbs
+from chaos.core.errors import ChaosError
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 an error that standard error explains in one line; 2 wrong options; 3 the agent ended; "
+    "4 the run declined this peer; 5 no holder of the training state is left; 6 the run ended before this peer "
+    "had caught up; 7 nobody could confirm this peer's last step; 70 a fault in the agent; "
+    "128 + n ended by signal n."
+)
+
+app = typer.Typer(
+    help="Train one PyTorch model together, on machines that come and go, with nobody in charge.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(party_verbs.app, name="party")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+PartyDirectory = Annotated[
+    Path | None, typer.Option("--party", metavar="DIR", help="This party's directory. Default: ~/.config/chaos/party.")
+]
+Plain = Annotated[bool, typer.Option("--plain", help="For runs with --plain: no TLS.")]
+Address = Annotated[
+    str | None,
+    typer.Argument(metavar="[HOST:PORT]", help="A peer. Default: $CHAOS_ADDRESS, else yours on this host."),
+]
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    peers: Annotated[int, typer.Option(help="Peers at the beginning; one more joins.")] = 4,
+    steps: Annotated[int, typer.Option(help="Updates until the end.")] = 240,
+    seed: Annotated[int, typer.Option(help="Of the initial weights and the samples' order.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small GPT with several peers on this machine; one joins, one is killed, one leaves."""
+    from chaos.cli.demo import run_demo  # each verb loads what it needs, so that the others start at once
+
+    try:
+        code = run_demo(peers, steps, seed, as_json)
+    except KeyboardInterrupt:
+        print("chaos: interrupted; nothing of the demo is left", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code)
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False},
+    epilog=EXIT_CODES,
+    options_metavar="[OPTIONS]",
+)
+def run(
+    script: Annotated[Path, typer.Argument(help="A training script that uses chaos.Session.")],
+    args: Annotated[list[str] | None, typer.Argument(help="Handed to the script as they are.")] = None,
+    join: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="Any member of the run; may be repeated. Without it: found a run."),
+    ] = None,
+    listen: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="Where to listen; may be repeated. Default: any port.")
+    ] = None,
+    advertise: Annotated[
+        list[str] | None,
+        typer.Option(metavar="HOST:PORT", help="How others reach this peer; may be repeated. Default: all interfaces."),
+    ] = None,
+    party: PartyDirectory = None,
+    name: Annotated[str | None, typer.Option(help="This peer's name. Default: this host's.")] = None,
+    min_peers: Annotated[int | None, typer.Option(help="Founder: so many members before the first step.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write checkpoints there; resume from the newest one.")
+    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a trace as JSON lines.")] = None,
+    max_restarts: Annotated[int | None, typer.Option(metavar="N", help="Restarts of a worker that dies.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="No TLS. For comparisons on one machine only.")] = False,
+) -> None:
+    """Train with others: found a run, or join one with --join.
+
+    Every option can also be set as CHAOS_... in the environment, or in the table 'run' of ./chaos.toml.
+    """
+    from chaos.agent.launcher import launch
+    from chaos.agent.settings import RunSettings
+
+    settings = RunSettings.resolve(
+        script=script,
+        args=tuple(args or ()),
+        join=tuple(join or ()),
+        listen=tuple(listen or ()),
+        advertise=tuple(advertise or ()),
+        party=party,
+        name=name,
+        min_peers=min_peers,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        trace=trace,
+        max_restarts=max_restarts,
+        plain=plain or None,
+    )
+    raise typer.Exit(launch(settings))
+
+
+@app.command(epilog=EXIT_CODES)
+def status(
+    address: Address = None, party: PartyDirectory = None, plain: Plain = False, as_json: AsJson = False
+) -> None:
+    """Show a run as one of its peers knows it: view, members, steps, links."""
+    from chaos.agent.client import request_status
+    from chaos.cli.status import ask_address, picture
+
+    answer = request_status(ask_address(address, alone=False), party, plain)
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        Console().print(picture(answer))
+
+
+@app.command(epilog=EXIT_CODES)
+def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = False, as_json: AsJson = False) -> None:
+    """Ask one of your own peers to finish its step and leave the run."""
+    from chaos.agent.client import request_leave
+    from chaos.cli.status import ask_address
+
+    name = request_leave(ask_address(address, alone=True), party, plain)
+    if as_json:
+        print(json.dumps({"leaving": name}))
+    else:
+        print(f"{name} leaves after its present step")
+
+
+def main() -> None:
+    """Entry point of the command `chaos`."""
+    try:
+        app()
+    except ChaosError as error:
+        print(f"chaos: error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
