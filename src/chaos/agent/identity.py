@@ -156,21 +156,16 @@ def common_name(cert: x509.Certificate) -> str:
 def read_root(pem: bytes, source: str) -> Root:
     """Parses one root certificate and checks all but its dates. ChaosError names `source`."""
     if b"PRIVATE KEY" in pem[:MAX_PEM_BYTES]:
-        raise ChaosError(
-            f"{source} holds a private key, which must not leave its party: hand over its ca.pem"
-        )
+        raise ChaosError(f"{source} holds a private key, which must not leave its party: hand over its ca.pem")
     try:
         (cert,) = x509.load_pem_x509_certificates(pem[:MAX_PEM_BYTES])
         flaw = _root_flaw(cert)
     except MALFORMED as error:
         raise ChaosError(
-            f"{source} is not the root certificate of a party: ask for the ca.pem that "
-            "`chaos party show` names there"
+            f"{source} is not the root certificate of a party: ask for the ca.pem that `chaos party show` names there"
         ) from error
     if flaw:
-        raise ChaosError(
-            f"{source} cannot be a party's root ({flaw}): ask for one made by `chaos party init`"
-        )
+        raise ChaosError(f"{source} cannot be a party's root ({flaw}): ask for one made by `chaos party init`")
     return Root(cert)
 
 

@@ -223,9 +223,7 @@ def _make_root(directory: Path, name: str, now: datetime) -> None:
     _write(directory / "ca.pem", cert.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
-def _builder(
-    name: str, public_key: Ed25519PublicKey, now: datetime, expires: datetime
-) -> x509.CertificateBuilder:
+def _builder(name: str, public_key: Ed25519PublicKey, now: datetime, expires: datetime) -> x509.CertificateBuilder:
     """What root and leaf have in common."""
     return (
         x509.CertificateBuilder()
@@ -238,9 +236,7 @@ def _builder(
     )
 
 
-def _key_usage(
-    digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
-) -> x509.KeyUsage:
+def _key_usage(digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=key_cert_sign,
@@ -256,9 +252,7 @@ def _key_usage(
 
 def _new_key(path: Path) -> Ed25519PrivateKey:
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     _write(path, pem, mode=0o600)
     return key
 
@@ -270,9 +264,7 @@ def _read_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
-        raise ChaosError(
-            f"{path} is not a private key: restore it, or remove it to have a new one"
-        ) from error
+        raise ChaosError(f"{path} is not a private key: restore it, or remove it to have a new one") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ChaosError(f"{path} is not an Ed25519 key: restore it, or remove it to have a new one")
     return key

@@ -6,6 +6,7 @@ It writes one line of JSON to standard output once it listens, and its exit code
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import secrets
@@ -87,7 +88,8 @@ def claim_identity(settings: RunSettings, party: Party, runtime: Path) -> tuple[
         name = base if number == 1 else f"{base}-{number}"
         identity = party.peer(name)
         if words.PeerLock.is_free(runtime, identity.peer_id):
-            return identity, words.PeerLock.acquire(runtime, identity.peer_id, name)
+            with contextlib.suppress(words.NameTaken):  # another peer was faster: the next name
+                return identity, words.PeerLock.acquire(runtime, identity.peer_id, name)
     raise ChaosError("99 peers of this party run on this host already; name this one with --name")
 
 

@@ -67,9 +67,7 @@ def remote_identity(connection: Connection, roots: Sequence[Root], now: datetime
     """
     der = connection.getpeercert(binary_form=True)
     if der is None:
-        raise RemoteProtocolError(
-            "the remote gave no certificate: it must run `chaos` with a party of its own"
-        )
+        raise RemoteProtocolError("the remote gave no certificate: it must run `chaos` with a party of its own")
     try:
         cert = x509.load_der_x509_certificate(der)
         flaw = _leaf_flaw(cert, now or utc_now())
@@ -90,9 +88,7 @@ def remote_identity(connection: Connection, roots: Sequence[Root], now: datetime
     return Remote(peer_id_of(public_key), public_key, issuer.fingerprint)
 
 
-def explain(
-    error: ssl.SSLError, identity: Identity, party: str | None = None, now: datetime | None = None
-) -> str:
+def explain(error: ssl.SSLError, identity: Identity, party: str | None = None, now: datetime | None = None) -> str:
     """One line: what a TLS error means and what to do.
 
     `identity` is this end's. `party` is the fingerprint of the party expected at the other end,
@@ -109,9 +105,7 @@ def explain(
     if "CERTIFICATE_EXPIRED" in reason:
         return _explain_own_expiry(identity, now or utc_now())
     if "ALERT" in reason and "CERTIFICATE" in reason:
-        return (
-            f"the remote refused this peer's certificate ({_plain(reason)}): make both ends the same version"
-        )
+        return f"the remote refused this peer's certificate ({_plain(reason)}): make both ends the same version"
     if "VERSION" in reason or "PROTOCOL" in reason or "HTTP" in reason:
         return f"the remote does not speak TLS 1.3 ({_plain(reason)}): check that a chaos agent listens there"
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or "EOF" in reason:
@@ -168,9 +162,7 @@ def _explain_refusal(error: ssl.SSLCertVerificationError, party: str | None) -> 
         )
     if error.verify_code == _NOT_YET_VALID:
         return "the remote's certificate is not valid yet: compare the clocks of both machines"
-    return (
-        f"the remote's certificate was refused ({error.verify_message}): it needs one made by `chaos party`"
-    )
+    return f"the remote's certificate was refused ({error.verify_message}): it needs one made by `chaos party`"
 
 
 def _explain_own_expiry(identity: Identity, now: datetime) -> str:

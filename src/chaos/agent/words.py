@@ -84,6 +84,10 @@ def _is_own_directory(path: str) -> bool:
         return False
 
 
+class NameTaken(ChaosError):
+    """Another process on this host is this peer already."""
+
+
 class PeerLock:
     """Keeps a second process from being the same peer on this host. Ends with the process or `release`."""
 
@@ -92,7 +96,7 @@ class PeerLock:
 
     @classmethod
     def acquire(cls, directory: Path, peer_id: str, name: str) -> PeerLock:
-        """Raises ChaosError if another process is this peer. Tries for a quarter of a second."""
+        """Raises NameTaken if another process is this peer. Tries for a quarter of a second."""
         path = directory / f"{peer_id}.lock"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -104,7 +108,7 @@ class PeerLock:
             if attempt < _RETRIES - 1:
                 time.sleep(_RETRY_S)
         os.close(fd)
-        raise ChaosError(f"a peer named {name} of this party already runs on this host; choose another with --name")
+        raise NameTaken(f"a peer named {name} of this party already runs on this host; choose another with --name")
 
     @staticmethod
     def is_free(directory: Path, peer_id: str) -> bool:
