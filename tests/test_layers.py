@@ -249,7 +249,7 @@ def faults_in(source: str, file: str) -> list[str]:
         ("planning/shards_oracle.py", "def f():\n    import scipy.optimize", []),
         ("planning/shards_oracle.py", "import scipy.optimize", ["scipy.optimize"]),
         ("agent/x.py", "import asyncio, numpy, chaos.planning.sync, chaos.core.types", []),
-        ("agent/x.py", "async def f():\n    from chaos.train import session", ["chaos.train"]),
+        ("agent/x.py", "async def f():\n    from chaos.train import session", ["chaos.train.session"]),
         ("agent/x.py", "from chaos import Session", ["chaos"]),
         ("train/x.py", "def f():\n    import chaos.agent", ["chaos.agent"]),
         ("train/launch.py", "import chaos.agent", ["chaos.agent"]),
