@@ -7,6 +7,7 @@ decides nothing about the protocol.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -68,6 +69,8 @@ class AgentSetup:
     me: PeerInfo
     identity: Identity
     security: Security
+    admitted: Callable[[], tuple[Security, frozenset[str]] | None]
+    """Security and parties anew if the parties that this one admits have changed since the last call, else None."""
     listen: tuple[str, ...]
     advertise: Callable[[list[str]], tuple[str, ...]]
     """From bound addresses to those that others are told."""
@@ -170,6 +173,19 @@ class Agent:
             known = {peer: (rate, rtt or 0.0) for peer, (rate, rtt) in links.items() if rate}
             self.post(ev.LinksMeasured(known))
             self._route()
+            self._admit_anew()
+
+    def _admit_anew(self) -> None:
+        """`chaos party admit` while this agent runs: let the party in; one that was removed loses its links."""
+        changed = self._setup.admitted()
+        if changed is None:
+            return
+        security, parties = changed
+        self.transport.set_security(security)
+        self._write_trace("parties", {"admitted": sorted(party[:16] for party in parties)})
+        for info in list(self.node.ctx.linked.values()):
+            if info.party not in parties:
+                self.transport.disconnect(info.id, f"party {info.party[:16]} is not admitted here any more")
 
     def _route(self) -> None:
         ctx = self.node.ctx
@@ -451,6 +467,7 @@ class Agent:
             path = await loop.run_in_executor(None, write, self._setup.checkpoint, content, self._snapshots.own.view)
         except ChaosError as error:
             self._write_trace("checkpoint_failed", {"step": action.step, "reason": str(error)})
+            print(f"chaos: warning: no checkpoint of step {action.step}: {error}", file=sys.stderr, flush=True)
         else:
             took = round(time.monotonic() - began, 3)
             self._write_trace("checkpoint", {"step": action.step, "path": str(path), "seconds": took})

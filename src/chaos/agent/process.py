@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ from chaos.agent.identity import Identity, verify
 from chaos.agent.party import Party
 from chaos.agent.settings import RunSettings
 from chaos.agent.shared_memory import SharedMemory
-from chaos.agent.transport import TransportConfig
+from chaos.agent.transport import Security, TransportConfig
 from chaos.core.context import NodeConfig
 from chaos.core.errors import ChaosError
 from chaos.core.events import LeaveRequested
@@ -117,6 +118,26 @@ def founding(settings: RunSettings) -> tuple[Founding | None, SharedMemory | Non
     return resumed, load(path, content.manifest), warnings
 
 
+def watch_parties(
+    party: Party, identity: Identity, plain: bool
+) -> Callable[[], tuple[Security, frozenset[str]] | None]:
+    """A function that says, each time it is called, whether the admitted parties changed since the last time."""
+    known = frozenset(root.fingerprint for root in party.roots())
+
+    def changed() -> tuple[Security, frozenset[str]] | None:
+        nonlocal known
+        try:
+            now = frozenset(root.fingerprint for root in party.roots())
+        except ChaosError:
+            return None  # somebody is at work in the directory: the last readable state stays in force
+        if now == known or plain:
+            return None
+        known = now
+        return security_of(party, identity), now
+
+    return changed
+
+
 def set_up(order: AgentOrder, runtime: Path) -> tuple[AgentSetup, words.PeerLock, list[str]]:
     """Everything an agent needs before it listens. Raises ChaosError for what the user must mend."""
     settings = order.settings
@@ -133,6 +154,7 @@ def set_up(order: AgentOrder, runtime: Path) -> tuple[AgentSetup, words.PeerLock
         me=me,
         identity=identity,
         security=security_of(party, identity, settings.plain),
+        admitted=watch_parties(party, identity, settings.plain),
         listen=settings.listen,
         advertise=lambda bound: advertised(bound, settings.advertise),
         join=settings.join,
