@@ -1,0 +1,78 @@
+"""Control does not wait behind bulk: counted in bytes of bulk that pass, not in time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from chaos.agent.transport import BulkHeader, TransportConfig
+
+from .ends import eventually, run, world
+
+MIB = 2**20
+BUDGET = 256 * 1024
+LANES = 2
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_control_overtakes_queued_bulk(tmp_path: Path, secure: bool) -> None:
+    """Between sending and receiving a message, each lane reads a few turns' budgets, whatever is queued."""
+
+    async def test() -> None:
+        async with world(tmp_path if secure else None) as w:
+            config = TransportConfig(lanes=LANES, tls_budget=BUDGET, plain_budget=BUDGET)
+            a, b = await w.pair(config)
+            await eventually(lambda: a.transport.links()[b.id].lanes == LANES)
+            memory = memoryview(bytearray(MIB))
+            received, passed = 0, []
+
+            def arrived() -> int:
+                return b.transport.links()[a.id].bulk_in
+
+            def heard(_src: str, body: bytes) -> None:
+                passed.append(arrived() - int(body))
+
+            b.sink = lambda _peer, _header: memory
+            b.on_bulk = lambda *_: None  # type: ignore[method-assign]
+            b.hear = heard
+            for i in range(400):
+                a.transport.send_bulk(b.id, BulkHeader(kind=1, index=i), memory)
+            while a.transport.queued_bytes(b.id) > 0:
+                start = arrived()
+                await eventually(lambda start=start: arrived() > start + 8 * MIB or arrived() >= 400 * MIB)  # type: ignore[misc]
+                a.transport.send_control(b.id, b"%d" % arrived())
+                received += 1
+            await eventually(lambda: len(passed) == received)
+            assert received >= 10
+            assert sorted(passed)[len(passed) // 2] <= 3 * LANES * BUDGET, passed
+
+    run(test())
+
+
+def test_a_turn_of_the_loop_moves_no_more_than_the_budgets(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with world(tmp_path) as w:
+            config = TransportConfig(lanes=LANES, tls_budget=BUDGET)
+            a, b = await w.pair(config)
+            memory = memoryview(bytearray(MIB))
+            b.sink = lambda _peer, _header: memory
+            b.on_bulk = lambda *_: None  # type: ignore[method-assign]
+            for i in range(100):
+                a.transport.send_bulk(b.id, BulkHeader(kind=1, index=i), memory)
+            steps: list[int] = []
+            last = 0
+
+            def look() -> bool:
+                nonlocal last
+                now = b.transport.links()[a.id].bulk_in
+                steps.append(now - last)
+                last = now
+                return now >= 100 * MIB
+
+            while not look():
+                await asyncio.sleep(0)
+            assert max(steps) <= 2 * LANES * BUDGET, "a lane may run twice: for its socket, and for what TLS holds"
+
+    run(test())
