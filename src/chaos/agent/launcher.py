@@ -170,7 +170,7 @@ class Launcher:
             agent_code = self._agent.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             return code
-        return agent_code if code == 3 and agent_code > 0 else code
+        return agent_code if agent_code > 0 else code
 
     def _agent_ended(self, code: int) -> int | None:
         """None to go on with a new agent."""

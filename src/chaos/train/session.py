@@ -225,15 +225,17 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options)
 
 
 def _exit_codes_of_errors() -> None:
-    """A `ChaosError` that nobody catches ends the script with its own exit code, so that the agent can tell."""
+    """A `ChaosError` that nobody catches ends the script with one line and its own exit code."""
     previous = sys.excepthook
     if getattr(previous, "reports_chaos_errors", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        previous(kind, error, trace)
-        if isinstance(error, ChaosError):
-            sys.exit(error.exit_code)
+        if not isinstance(error, ChaosError):
+            previous(kind, error, trace)
+            return
+        print(f"chaos: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
 
     hook.reports_chaos_errors = True  # type: ignore[attr-defined]
     sys.excepthook = hook
