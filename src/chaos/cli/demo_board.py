@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from chaos.cli.demo_costs import Wait
 from chaos.cli.trace_file import Entry
 
 RECENT_EVENTS = 8
@@ -42,7 +41,7 @@ class Board:
     events: deque[str] = field(default_factory=lambda: deque(maxlen=RECENT_EVENTS))
     told: int = 0
     """Number of events so far."""
-    _stands: dict[str, Wait] = field(default_factory=dict)
+    _stands: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def add_peer(self, name: str, party: str) -> None:
         """A peer was started."""
@@ -69,7 +68,7 @@ class Board:
         match entry.kind:
             case "boundary":
                 peer.compute_s = entry["compute_s"]
-                self._stands[peer.name] = Wait(entry["applied"] + 1, entry.t, entry.t)
+                self._stands[peer.name] = (entry["applied"] + 1, entry.t)
             case "commit":
                 self._committed(peer, entry)
             case "view":
@@ -82,9 +81,9 @@ class Board:
 
     def _committed(self, peer: PeerLine, entry: Entry) -> None:
         peer.step = entry["step"]
-        stand = self._stands.pop(peer.name, None)
-        if stand is not None and stand.step == peer.step:
-            peer.wait_s = entry.t - stand.start
+        step, since = self._stands.pop(peer.name, (0, 0.0))
+        if step == peer.step:
+            peer.wait_s = entry.t - since
         if peer.step > self.step:
             self.step = peer.step
             if entry["loss"] is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from chaos.cli.trace_file import Entry
 
 BASELINE_STEPS = 30
-"""So many undisturbed steps before an event say what waiting is usual; peers on few cores wait for each other."""
+"""So many undisturbed steps before an event say how long a step usually takes once everybody has contributed."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ class Cost:
     """Scale-out: from the joiner's registration to the first commit it contributed to. Failure: from the kill to the
     first commit of a view without the peer. Scale-in: from the request until all others installed a view without it."""
     stall_s: float
-    """By how much the waiting of the worst affected incumbent exceeded what is usual for it, summed over the event."""
+    """Waiting of the worst affected incumbent beyond the usual, over the event's steps. Waiting begins when the last
+    incumbent has contributed: to wait for one that computes slowly is no stall."""
     steps_during: int
     """Steps committed while it lasted."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """A worker stood at a boundary, its contribution handed over, until the step was committed there."""
+    """All incumbents had contributed to a step, and a worker stood waiting until it was committed at its peer."""
 
     step: int
     start: float
@@ -113,27 +115,44 @@ def _scale_out(later: Sequence[Entry], joiner: str, joiner_id: str) -> Window | 
 
 def _stall(entries: Sequence[Entry], event: Event, window: Window, disturbed: Sequence[Window]) -> float:
     """Waiting beyond the usual during the event, in seconds, of the incumbent that lost most."""
+    members = {e["view"]: [name for name in e["members"] if name != event.peer] for e in entries if e.kind == "view"}
+    if event.kind == "scale-in":
+        members = {e["view"]: e["members"] for e in entries if e.kind == "view"}  # it contributes to its last step
     incumbents = {e.peer for e in entries if e.kind == "commit" and e.t < window.start} - {event.peer}
-    return max((_excess(waits(entries, peer), window, disturbed) for peer in incumbents), default=0.0)
+    excess = max((_excess(waits(entries, peer, members), window, disturbed) for peer in incumbents), default=0.0)
+    return excess + _for_snapshots(entries, window)
 
 
 def _excess(steps: Sequence[Wait], window: Window, disturbed: Sequence[Window]) -> float:
-    during = [wait.seconds for wait in steps if window.touches(wait.start, wait.end)]
+    during = [w.end - max(w.start, window.start) for w in steps if window.touches(w.start, w.end)]
     quiet = [w for w in steps if not any(d.touches(w.start, w.end) for d in disturbed)]
     before = [w.seconds for w in quiet if w.end < window.start][-BASELINE_STEPS:]
     usual = median(before or [w.seconds for w in quiet] or [0.0])
     return max(0.0, sum(during) - usual * len(during))
 
 
-def waits(entries: Iterable[Entry], peer: str) -> list[Wait]:
-    """Every step in which the worker of `peer` waited, in order of time."""
-    stands: dict[int, float] = {}
+def _for_snapshots(entries: Iterable[Entry], window: Window) -> float:
+    """How long the slowest donor could not go on because its snapshot was being copied: then all wait for it."""
+    stalls: dict[str, float] = defaultdict(float)
+    for entry in entries:
+        if entry.kind == "snapshot" and window.touches(entry.t, entry.t):
+            stalls[entry.peer] += entry["stall_ms"] / 1000
+    return max(stalls.values(), default=0.0)
+
+
+def waits(entries: Iterable[Entry], peer: str, members: Mapping[int, Sequence[str]]) -> list[Wait]:
+    """Every step that the worker of `peer` waited for, in order of time.
+
+    Args:
+        members: view id -> names of those whose contributions are not part of the waiting.
+    """
+    arrived: dict[tuple[str, int], float] = {}
     found: list[Wait] = []
     for entry in entries:
-        if entry.peer != peer:
-            continue
         if entry.kind == "boundary":
-            stands[entry["applied"] + 1] = entry.t
-        elif entry.kind == "commit" and (start := stands.pop(entry["step"], None)) is not None:
-            found.append(Wait(entry["step"], start, entry.t))
+            arrived[entry.peer, entry["applied"] + 1] = entry.t
+        elif entry.kind == "commit" and entry.peer == peer:
+            stood = [(name, entry["step"]) for name in members[entry["view"]] if (name, entry["step"]) in arrived]
+            if (peer, entry["step"]) in stood:
+                found.append(Wait(entry["step"], max(arrived[place] for place in stood), entry.t))
     return found

@@ -134,5 +134,7 @@ def report(summary: Summary) -> Group:
     for cost in summary.events:
         took, waited = (f"{seconds * 1000:.0f} ms" for seconds in (cost.delay_s, cost.stall_s))
         events.add_row(f"{cost.peer} {EVENT_NAMES[cost.kind]}", took, waited, str(cost.steps_during))
-    note = Text("'others waited': beyond what is usual between two steps, the one that waited longest", style="dim")
+    note = Text(
+        "others waited: the one that waited longest, beyond what is usual once all have contributed", style="dim"
+    )
     return Group(Text(""), facts, Text(""), events, note)

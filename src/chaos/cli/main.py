@@ -43,7 +43,7 @@ Address = Annotated[
 @app.command(epilog=EXIT_CODES)
 def demo(
     peers: Annotated[int, typer.Option(help="Peers at the beginning; one more joins.")] = 4,
-    steps: Annotated[int, typer.Option(help="Updates until the end.")] = 240,
+    steps: Annotated[int, typer.Option(help="Updates until the end.")] = 180,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the samples' order.")] = 0,
     as_json: AsJson = False,
 ) -> None:
