@@ -19,8 +19,9 @@ from chaos.core import worker_messages as wm
 from chaos.core.codec import decode, encode, encode_words
 from chaos.core.context import NodeConfig, Role
 from chaos.core.data import held, subtract
-from chaos.core.messages import Goodbye, Sealed
+from chaos.core.messages import Goodbye, Seal, Sealed
 from chaos.core.node import Founding, Node
+from chaos.core.routes import next_hops
 from chaos.core.types import Fingerprint, Layout, PeerInfo, SampleRange, StateManifest, View
 
 FINGERPRINT = Fingerprint((), (), "sgd", "2", "")
@@ -57,6 +58,7 @@ class Round:
     arrived: dict[str, Any] = field(default_factory=dict)
     finals: dict[str, Any] = field(default_factory=dict)
     finalised: bool = False
+    completed: bool = False
 
 
 class Reducer:
@@ -68,7 +70,8 @@ class Reducer:
         self.finished = 0
         self.rounds: dict[tuple[int, int], Round] = {}
         self.results: dict[int, Any] = {}
-        self.fetching: dict[int, int] = {}
+        self.fetching: dict[int, tuple[int, int]] = {}
+        """Step to the id that marks the frames and the id of the view that governs the step."""
         self.later: list[tuple[str, str, int, int, Any]] = []
 
     def view_for(self, step: int) -> View | None:
@@ -81,6 +84,11 @@ class Reducer:
             for (view, step), r in self.rounds.items()
             if step > finished and (v := self.view_for(step)) is not None and v.id == view
         }
+        self.fetching = {
+            step: (mark, governing)
+            for step, (mark, governing) in self.fetching.items()
+            if step > finished and (v := self.view_for(step)) is not None and v.id == governing
+        }
         later, self.later = self.later, []
         for item in later:
             self.receive(*item)
@@ -90,7 +98,7 @@ class Reducer:
             self.later.append((kind, src, view_id, step, symbol))
             return
         if kind == "result":
-            if self.fetching.get(step) == view_id:
+            if step in self.fetching and self.fetching[step][0] == view_id and step > self.finished:
                 self.complete(view_id, step, symbol)
             return
         view = self.view_for(step)
@@ -105,7 +113,7 @@ class Reducer:
 
     def known(self, view_id: int, step: int, src: str, empty: bool) -> None:
         view = self.view_for(step)
-        if view is None or view.id != view_id or step <= self.finished:
+        if view is None or view.id != view_id or step <= self.finished or step in self.fetching:
             return
         current = self.rounds.setdefault((view_id, step), Round())
         current.known[src] = empty
@@ -121,14 +129,23 @@ class Reducer:
                 symbol = frozenset(current.arrived[m] for m in real)
                 for other in view.everybody():
                     self.peer.world.bulk(me, other.id, "final", view.id, step, symbol)
-        if len(current.finals) == len(members) and step not in self.results:
+        if len(current.finals) == len(members) and not current.completed:
+            current.completed = True
             symbols = set(current.finals.values())
             assert len(symbols) == 1, "roots disagree"
             self.complete(view.id, step, symbols.pop())
 
+    def fetch(self, mark: int, step: int) -> None:
+        view = self.view_for(step)
+        assert view is not None
+        self.rounds.pop((view.id, step), None)
+        self.fetching[step] = (mark, view.id)
+
     def complete(self, view_id: int, step: int, symbol: Any) -> None:
         self.results[step] = symbol
-        event = ev.RoundComplete(view_id, step, step % 64, digest(sorted(symbol)), ())
+        corrupt = (self.peer.index, step) in self.peer.world.corrupt
+        result = digest("bit flip", self.peer.index) if corrupt else digest(sorted(symbol))
+        event = ev.RoundComplete(view_id, step, step % 64, result, ())
         self.peer.world.later(0.0001, self.peer, event)
 
 
@@ -168,7 +185,7 @@ class Worker:
                 self.applied = step
                 if founder:
                     self.chain = digest("initial", 0)
-                self.say(wm.DeclareData("shard", SAMPLES, 2 * BATCH))
+                self.say(wm.DeclareData("shard", self.peer.world.samples, 2 * BATCH))
             case wm.LoadState(manifest):
                 self.applied, self.chain = manifest.step, manifest.scalars
                 self.handed = ()
@@ -193,7 +210,8 @@ class Worker:
         self.applied = message.step
         if not message.skip:
             symbol = self.peer.reducer.results[message.step]
-            self.chain = digest(self.chain, message.step, sorted(symbol))
+            corrupt = (self.peer.index, message.step) in self.peer.world.corrupt
+            self.chain = digest(self.chain, message.step, sorted(symbol), corrupt and self.peer.index)
         self.snapshot()
 
     def snapshot(self) -> None:
@@ -204,11 +222,12 @@ class Worker:
 
     def proceed(self, message: wm.Proceed) -> None:
         self.data = message.data
-        if message.leaving or (self.peer.world.steps and self.applied >= self.peer.world.steps):
+        end = self.peer.world.ends.get(self.peer.index, self.peer.world.steps)
+        if message.leaving or (end and self.applied >= end):
             self.ended = True
             self.say(wm.Finished(self.applied))
             return
-        compute = self.peer.world.random.uniform(0.01, 0.03)
+        compute = self.peer.world.random.uniform(0.5, 1.5) * self.peer.world.compute
         part = None if message.role == "learner" else self.contribution(message)
         self.say(wm.Boundary(self.applied, part, compute), compute)
 
@@ -224,7 +243,7 @@ class Worker:
             if cut > start:
                 taken.append((start, cut))
                 need -= cut - start
-        self.handed = tuple([*self.handed, *taken])[-64:]
+        self.handed = (*self.handed, *taken)[-64:]
         count = sum(b - a for a, b in taken)
         ranges = tuple(SampleRange(data.epoch, a, b) for a, b in taken)
         return wm.Contribution(float(count), count == 0, 1.0, ranges, b"\1", b"", 2 * BATCH, False)
@@ -243,7 +262,19 @@ class SimPeer:
         self.trace: list[tuple[float, str, dict[str, Any]]] = []
         self.stopped: act.Stop | None = None
         self.finished: dict[int, bytes] = {}
+        """Lineages of finished steps that are not stable yet."""
         self.stable: dict[int, bytes] = {}
+        self.held: set[tuple[int, bytes]] = set()
+        """Every (step, lineage) that this peer ever finished."""
+        self.base = 0
+        """The highest step it ever took over as (part of) a snapshot."""
+        self.seals = True
+        """Whether its words can be sealed once it is dead."""
+        self.former: list[Sealed] = []
+        """Words of its own earlier incarnations, which it found when it started."""
+        self.sealing: set[str] = set()
+        self.wants: set[str] = set()
+        """Peers to which its transport keeps a link."""
         self.worker.start()
         self.tick()
 
@@ -255,6 +286,9 @@ class SimPeer:
     def handle(self, event: ev.AnyEvent) -> None:
         if not self.alive:
             return
+        if isinstance(event, ev.LinkUp):
+            for sealed in self.former:
+                self.world.control(self.info.id, event.info.id, encode(Seal(sealed)))
         for action in self.node.handle(event, self.world.now):
             self.do(action)
             if not self.alive:
@@ -268,14 +302,21 @@ class SimPeer:
             case act.Send(dst, message):
                 world.control(self.info.id, dst, encode(message))
             case act.Connect(other):
+                self.wants.add(other.id)
                 world.connect(self.info.id, other.id)
             case act.Disconnect(peer):
+                self.wants.discard(peer)
                 world.disconnect(self.info.id, peer)
             case act.TrySeal(other):
+                self.sealing.add(other.id)
                 world.try_seal(self, other)
+            case act.StopSeal(other):
+                self.sealing.discard(other)
             case act.ToWorker(message):
                 world.at(0.0003, lambda w=self.worker, m=message: w.hear(m))
             case act.SetViews(views, finished):
+                if not any(step == finished for step, _ in self.held):
+                    self.base = max(self.base, finished)
                 self.reducer.set_views(views, finished)
             case act.SendContribution(view_id, step, _, empty):
                 if not empty:
@@ -283,12 +324,12 @@ class SimPeer:
             case act.ContributionKnown(view_id, step, peer, _, empty):
                 self.reducer.known(view_id, step, peer, empty)
             case act.FetchRound(view_id, step):
-                self.reducer.fetching[step] = view_id
+                self.reducer.fetch(view_id, step)
             case act.Finish(step):
                 self.reducer.finished = step
                 self.reducer.fetching.pop(step, None)
             case act.ServeResult(dst, view_id, step):
-                world.bulk(self.info.id, dst, "result", view_id, step, self.reducer.results[step])
+                world.bulk(self.info.id, dst, "result", view_id, step, self.reducer.results.get(step))
             case act.HashSnapshot(step, shard_bytes):
                 chain = self.worker.chain if self.worker else b""
                 manifest = self.manifest(step) or chain
@@ -307,7 +348,7 @@ class SimPeer:
                         world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason)))
             case act.Stop():
                 self.stopped = action
-                world.at(0.05, lambda: world.kill(self, seal=True))
+                world.at(0.05, lambda: world.kill(self))
             case _:
                 pass
 
@@ -335,13 +376,18 @@ class SimPeer:
         if self.world.verbose:
             print(f"{self.world.now:8.4f} {self.info.name:4} {kind:16} {fields}")
         if kind == "commit":
-            self.finished[fields["step"]] = bytes.fromhex(fields["head"])
+            head = bytes.fromhex(fields["head"])
+            self.finished[fields["step"]] = head
+            self.held.add((fields["step"], head))
             self.world.commits.setdefault(fields["head"], fields)
         elif kind == "stable":
-            for step in range(1, fields["step"] + 1):
-                if step in self.finished and step not in self.stable:
-                    self.stable[step] = self.finished[step]
-                    self.world.check_stable(self, step)
+            for step in sorted(s for s in self.finished if s <= fields["step"]):
+                self.stable[step] = self.finished.pop(step)
+                self.world.check_stable(self, step)
+        elif kind == "view":
+            self.world.check_view(fields)
+        elif kind in ("rejoin", "catch_up"):
+            self.finished.clear()
 
 
 class World:
@@ -361,11 +407,24 @@ class World:
         self.peers: dict[str, SimPeer] = {}
         self.dead: list[SimPeer] = []
         self.links: set[frozenset[str]] = set()
+        self.wanted: set[frozenset[str]] = set()
         self.cut: set[frozenset[str]] = set()
+        self.generation: dict[frozenset[str], int] = {}
+        """Counts how often a link came up: what was under way before is lost."""
         self.fifo: dict[tuple[str, str, str], float] = {}
         self.commits: dict[str, dict[str, Any]] = {}
         self.stable: dict[int, bytes] = {}
+        self.views: dict[int, dict[str, Any]] = {}
         self.sealing = 0.003
+        self.samples = SAMPLES
+        self.compute = 0.02
+        """Seconds a worker computes for a step, on average."""
+        self.hiccups = 0.0
+        """Share of messages that are 10 times as late as usual."""
+        self.ends: dict[int, int] = {}
+        """Steps after which single peers' scripts end, where that is not `steps`."""
+        self.corrupt: set[tuple[int, int]] = set()
+        """(peer, step) whose result has a flipped bit."""
 
     def config(self, founder: bool) -> NodeConfig:
         return NodeConfig(
@@ -401,55 +460,94 @@ class World:
         """One way, with jitter; each channel of a link is first in, first out, as TCP is."""
         if src == dst:
             return 0.00001
-        arrival = self.now + self.latency * self.random.uniform(0.5, 2.0)
+        late = 10 if self.hiccups and self.random.random() < self.hiccups else 1
+        arrival = self.now + self.latency * self.random.uniform(0.5, 2.0) * late
         arrival = max(arrival, self.fifo.get((src, dst, channel), 0.0))
         self.fifo[(src, dst, channel)] = arrival + 1e-9
         return arrival - self.now
 
-    def linked(self, a: str, b: str) -> bool:
-        return a == b or frozenset((a, b)) in self.links
+    def route(self, src: str, dst: str) -> list[frozenset[str]] | None:
+        """The links from `src` to `dst`, relayed by others where there is no direct one."""
+        if src == dst:
+            return []
+        neighbours: dict[str, list[str]] = {}
+        for a, b in sorted(sorted(pair) for pair in self.links):
+            neighbours.setdefault(a, []).append(b)
+            neighbours.setdefault(b, []).append(a)
+        path, at = [], src
+        while dst not in neighbours.get(at, ()):
+            hop = next_hops(at, neighbours.get(at, ()), neighbours).get(dst)
+            if hop is None:
+                return None
+            path.append(frozenset((at, hop)))
+            at = hop
+        return [*path, frozenset((at, dst))]
+
+    def transfer(self, src: str, dst: str, channel: str, arrive: Callable[[SimPeer], None]) -> bool:
+        """Deliver to the peer that is `dst` by then, unless a link on the way breaks. False if there is no way."""
+        path = [frozenset((src, dst))] if frozenset((src, dst)) in self.links else self.route(src, dst)
+        if path is None:
+            return False
+        stamps = [(pair, self.generation[pair]) for pair in path]
+
+        def check() -> None:
+            receiver = self.peers.get(dst)
+            whole = all(pair in self.links and self.generation[pair] == stamp for pair, stamp in stamps)
+            if receiver is not None and receiver.alive and whole:
+                arrive(receiver)
+
+        self.at(max(1, len(path)) * self.delay(src, dst, channel), check)
+        return True
 
     def control(self, src: str, dst: str, data: bytes) -> None:
-        if not self.linked(src, dst):
-            return
-        sender = self.peers.get(src)
-
-        def arrive() -> None:
-            receiver = self.peers.get(dst)
-            if receiver is not None and receiver.alive and self.linked(src, dst) and self.peers.get(src) is sender:
-                receiver.handle(ev.Received(src, decode(data)))
-
-        self.at(self.delay(src, dst, "control"), arrive)
+        """A control message: lost where a link on its way breaks, and where there is no way."""
+        self.transfer(src, dst, "control", lambda receiver: receiver.handle(ev.Received(src, decode(data))))
 
     def bulk(self, src: str, dst: str, kind: str, view: int, step: int, symbol: Any) -> None:
-        if not self.linked(src, dst):
-            return
+        """Frames: they wait for a way to a peer that lives, and are sent again if a link breaks under them."""
+        sender, receiver = self.peers.get(src), self.peers.get(dst)
+        arrived: list[bool] = []
 
-        def arrive() -> None:
-            receiver = self.peers.get(dst)
-            if receiver is not None and receiver.alive and self.linked(src, dst):
-                receiver.reducer.receive(kind, src, view, step, symbol)
+        def arrive(peer: SimPeer) -> None:
+            if peer is receiver and not arrived:
+                arrived.append(True)
+                peer.reducer.receive(kind, src, view, step, symbol)
 
-        self.at(self.delay(src, dst, f"bulk{self.random.randrange(2)}") + 0.001, arrive)
+        def attempt() -> None:
+            present = sender is not None and sender.alive and receiver is not None and receiver.alive
+            if present and not arrived and sender is not None and step > sender.reducer.finished - 64:
+                self.transfer(src, dst, f"bulk{self.random.randrange(2)}", arrive)
+                self.at(0.5, attempt)
+
+        self.at(0.001, attempt)
 
     def shard(self, src: str, dst: str, step: int, shard: int, delay: float) -> None:
         def arrive() -> None:
             receiver = self.peers.get(dst)
-            if receiver is not None and receiver.alive and self.linked(src, dst):
+            if receiver is not None and receiver.alive and self.route(src, dst) is not None:
                 receiver.handle(ev.ShardStored(step, shard, src, True))
 
         self.at(delay + self.latency, arrive)
 
     def connect(self, a: str, b: str) -> None:
+        """Dial until the link stands, as long as one of the two wants it."""
         pair = frozenset((a, b))
+        if pair in self.wanted or pair in self.links:
+            return
+        self.wanted.add(pair)
 
         def up() -> None:
             one, two = self.peers.get(a), self.peers.get(b)
-            if one is None or two is None or not one.alive or not two.alive:
+            wanted = (one is not None and b in one.wants) or (two is not None and a in two.wants)
+            if pair in self.links or not wanted:
+                self.wanted.discard(pair)
                 return
-            if pair in self.links or pair in self.cut:
+            if one is None or two is None or pair in self.cut:
+                self.at(0.2, up)
                 return
+            self.wanted.discard(pair)
             self.links.add(pair)
+            self.generation[pair] = self.generation.get(pair, 0) + 1
             one.handle(ev.LinkUp(two.info, two.node.ctx.run))
             two.handle(ev.LinkUp(one.info, one.node.ctx.run))
 
@@ -463,6 +561,7 @@ class World:
                 peer = self.peers.get(one)
                 if peer is not None:
                     self.later(self.latency, peer, ev.LinkDown(other, "closed"))
+            self.at(3 * self.latency, lambda: self.connect(a, b))
 
     def cut_link(self, a: int, b: int) -> None:
         self.cut.add(frozenset((peer_id(a), peer_id(b))))
@@ -480,23 +579,40 @@ class World:
         return peer
 
     def join(self, index: int, contact: int, incarnation: int = 1) -> SimPeer:
+        self.unlink(peer_id(index))
         peer = SimPeer(self, index, incarnation, None)
         self.peers[peer.info.id] = peer
+        peer.wants.add(peer_id(contact))
         self.connect(peer.info.id, peer_id(contact))
         return peer
 
-    def kill(self, peer: SimPeer, seal: bool) -> None:
-        """SIGKILL of the agent: its links break; with `seal` somebody can prove it."""
+    def kill(self, peer: SimPeer, seal: bool = True, later: float | None = None) -> None:
+        """SIGKILL of the agent: its links break; with `seal` somebody can prove it, from `later` seconds on."""
         if not peer.alive:
             return
         peer.alive = False
+        peer.seals = seal and later is None
         self.dead.append(peer)
-        if not seal:
-            peer.words = None
-        for pair in sorted(sorted(p) for p in self.links if peer.info.id in p):
-            self.disconnect(*pair)
+        if later is not None:
+            self.at(later, lambda: setattr(peer, "seals", True))
         if self.peers.get(peer.info.id) is peer:
             del self.peers[peer.info.id]
+        if self.random.random() < 0.5:
+            self.unlink(peer.info.id)
+        else:  # what it had said arrives
+            self.at(2.5 * self.latency, lambda: self.unlink(peer.info.id) if peer.info.id not in self.peers else None)
+
+    def unlink(self, peer: str) -> None:
+        for pair in sorted(sorted(p) for p in self.links if peer in p):
+            self.disconnect(*pair)
+
+    def restart(self, dead: SimPeer, contact: int) -> SimPeer:
+        """The agent starts again on its host, finds what its former self left, and joins as a new incarnation."""
+        peer = self.join(dead.index, contact, dead.info.incarnation + 1)
+        if dead.words is not None:
+            dead.seals = True
+            peer.former.append(dead.sealed())
+        return peer
 
     def kill_worker(self, peer: SimPeer, restart: float | None = 0.1) -> None:
         peer.worker.alive = False
@@ -511,24 +627,42 @@ class World:
             self.at(restart, again)
 
     def try_seal(self, finder: SimPeer, other: PeerInfo) -> None:
-        def found() -> None:
+        def look() -> None:
+            if not finder.alive or other.id not in finder.sealing:
+                return
             for dead in self.dead:
-                if dead.info == other and dead.words is not None:
+                if dead.info == other and dead.words is not None and dead.seals:
+                    finder.sealing.discard(other.id)
                     finder.handle(ev.WordsFound(dead.sealed()))
+                    return
+            self.at(10 * self.sealing, look)
 
-        for delay in (self.sealing, 10 * self.sealing, 100 * self.sealing):
-            self.at(delay, found)
+        self.at(self.sealing, look)
 
     # --- promises -----------------------------------------------------------------------------------------------
 
     def check_stable(self, peer: SimPeer, step: int) -> None:
-        """I1 to I3 on stable steps: one lineage, the same everywhere."""
+        """I1 to I3 on stable steps: one lineage, the same everywhere, and held by all members that live."""
         head = peer.stable[step]
         agreed = self.stable.setdefault(step, head)
         assert agreed == head, f"seed {self.seed}: step {step} is stable with two lineages (at {peer.info.name})"
+        for info in peer.node.ctx.view.members:
+            other = self.peers.get(info.id)
+            if other is not None and other.info == info and other.alive:
+                holds = (step, head) in other.held or other.base >= step
+                assert holds, f"seed {self.seed}: {peer.info.name} calls step {step} stable, {info.name} lacks it"
+
+    def check_view(self, fields: dict[str, Any]) -> None:
+        """I2: never two views with one id."""
+        view = {name: value for name, value in fields.items() if name != "role"}
+        agreed = self.views.setdefault(view["view"], view)
+        assert agreed == view, f"seed {self.seed}: two views with one id: {agreed} and {view}"
 
     def check_samples(self) -> int:
-        """I3: along the stable lineage no sample counts twice. Returns how many counted."""
+        """I3: along the stable lineage each sample counts once per epoch: never twice, and all in a finished epoch.
+
+        Returns how many counted.
+        """
         seen: set[tuple[int, int]] = set()
         for step in sorted(self.stable):
             fields = self.commits[self.stable[step].hex()]
@@ -536,7 +670,17 @@ class World:
                 for position in range(start, stop):
                     assert (epoch, position) not in seen, f"seed {self.seed}: sample {position} counted twice"
                     seen.add((epoch, position))
+        for epoch in range(self.epoch()):
+            count = sum(1 for e, _ in seen if e == epoch)
+            assert count == self.samples, (
+                f"seed {self.seed}: epoch {epoch} ended after {count} of {self.samples} samples"
+            )
         return len(seen)
+
+    def epoch(self) -> int:
+        """The epoch in which the last stable step left the run."""
+        last = self.stable.get(max(self.stable, default=0))
+        return int(self.commits[last.hex()]["epoch"]) if last is not None else 0
 
     def members(self) -> list[SimPeer]:
         return [p for p in self.peers.values() if p.alive and p.node.ctx.role == Role.MEMBER]

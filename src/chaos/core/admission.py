@@ -42,11 +42,6 @@ def difference(ours: Fingerprint, theirs: Fingerprint) -> str:
     return ""
 
 
-def _identity(info: PeerInfo) -> tuple[str, int, str, bytes]:
-    """What the link has proven of a peer."""
-    return (info.id, info.incarnation, info.party, info.key)
-
-
 class Admission:
     """Both ends of a join: what a joiner asks, and what a member answers."""
 
@@ -103,8 +98,10 @@ class Admission:
         if not self._ctx.views or self._ctx.role == Role.JOINER:
             return
         linked = self._ctx.linked.get(src)
-        if linked is None or _identity(linked) != _identity(message.info):
-            raise RemoteProtocolError(f"a request to join as {message.info.name} over the link of another")
+        if linked is None or linked.incarnation != message.info.incarnation:
+            return  # it was said over a link that is no more
+        if (linked.id, linked.party, linked.key) != (message.info.id, message.info.party, message.info.key):
+            raise RemoteProtocolError(f"a request to join as {message.info.name} over the link of {linked.name}")
         view = self._ctx.view
         learner = view.learner(src)
         if self._ctx.role != Role.MEMBER or (learner and learner.incarnation == message.info.incarnation):

@@ -45,6 +45,9 @@ class NodeConfig:
     """How often a joiner asks again where the cause of a refusal may pass (an old incarnation not yet gone)."""
     shard_bytes: int = 2**20
     """Large enough that per-shard cost vanishes, small enough that a lost donor costs little."""
+    promote_lag_s: float = 0.5
+    """A ready learner is promoted if it holds what was finished so long ago, or all but one step. Its first step
+    waits for what it lacks, so this bounds the stall; less than a WAN's latency would shut out who lags by that."""
     retain_results: int = 32
     """So many results are kept for learners that are behind; one that lags more takes a newer snapshot."""
     donor_wait_s: float = 1.0

@@ -125,7 +125,9 @@ class Departure:
     def _check_left(self) -> None:
         """A leaver has seen the others begin without it: it goes once its last step is stable."""
         steps, worker = self._node.steps, self._node.worker.worker
-        if steps.stable >= self._until and not self._said_goodbye:
+        ended = self._ended_members.issuperset(self._ctx.view.member_ids())
+        last = min(self._until, steps.finished) if ended else self._until
+        if steps.stable >= last and not self._said_goodbye:
             self._farewell(self._leave_reason or "script ended")
         if self._said_goodbye and (worker is None or worker.script_ended):
             self.stop(DONE, f"left after step {steps.finished}; all members hold it")

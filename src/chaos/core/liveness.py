@@ -98,6 +98,12 @@ class Liveness:
         for peer in [p for p in self._doubts if p not in present]:
             self.forget(peer)
 
+    def reset(self) -> None:
+        """This peer starts over: nobody owes it heartbeats."""
+        for peer in sorted(self._watched | set(self._doubts)):
+            self.forget(peer)
+        self._watched = set()
+
     def forget(self, peer: str) -> None:
         self._detector.forget(peer)
         self._doubts.pop(peer, None)

@@ -16,7 +16,7 @@ from chaos.core.actions import AnyAction, Disconnect, Stop
 from chaos.core.admission import Admission
 from chaos.core.codec import decode_words
 from chaos.core.context import Context, NodeConfig, Role
-from chaos.core.departure import Departure
+from chaos.core.departure import LOST, START_AGAIN, Departure
 from chaos.core.donor import Donor
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
@@ -119,6 +119,8 @@ class Node:
     def __init__(self, me: PeerInfo, config: NodeConfig, founding: Founding | None = None) -> None:
         self.ctx = Context(config, me)
         self._founding = founding
+        """None once the run is founded: who loses its place in it afterwards joins as anybody does."""
+        self._seed = founding.seed if founding is not None else 0
         if founding is not None:
             self.ctx.run = founding.run
         self.views = Views(self.ctx, self)
@@ -361,6 +363,9 @@ class Node:
         """Start over as a joiner: this peer was left behind, or does not hold what it would need."""
         ctx = self.ctx
         ctx.trace("rejoin", reason=reason)
+        if all(m in self.views.gone for m in ctx.view.member_ids()):
+            self.departure.stop(LOST, f"{reason}, and died; {START_AGAIN}")
+            return
         if self.departure.lost_seat():
             return
         ctx.role = Role.JOINER
@@ -371,6 +376,7 @@ class Node:
         ctx.wishes.clear()
         self.donor.give_up()
         self.views.forget()
+        self.liveness.reset()
         self.steps.reset()
         self.worker.forget_state()
         self.learner.reset()
@@ -470,8 +476,8 @@ class Node:
         founding, desk = self._founding, self.worker
         if desk.worker is None:
             return
-        if founding is None or self.ctx.views:
-            desk.welcome(founder=False, seed=founding.seed if founding else 0)
+        if founding is None:
+            desk.welcome(founder=False, seed=self._seed)
             self.admission.ask_soon()
             self.admission.tick()
         elif founding.manifest is None:
@@ -483,22 +489,21 @@ class Node:
 
     def offer_checkpoint(self) -> None:
         """The worker of a founder that resumes stands ready: give it the checkpoint's state."""
-        if self._founding is not None and self._founding.manifest is not None and not self.ctx.views:
+        if self._founding is not None and self._founding.manifest is not None:
             self.worker.load(self._founding.manifest)
 
     def _found_resumed(self, step: int) -> None:
         founding = self._founding
-        if founding is None or founding.manifest is None or self.ctx.views or step != founding.step:
+        if founding is None or founding.manifest is None or step != founding.step:
             return
         self.steps.adopt(step, founding.head, founding.data)
         self._install_first(founding)
 
     def _install_first(self, founding: Founding) -> None:
+        self._founding = None
         reason = "resumed from a checkpoint" if founding.manifest else "founded"
         step, min_peers = founding.step + 1, self.ctx.config.min_peers
-        first = View(
-            founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step, min_peers
-        )
+        first = View(founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step, min_peers)
         self.views.install(first)
 
     def _worker_died(self, reason: str) -> None:

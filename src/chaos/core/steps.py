@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ AHEAD = 4096
 STILL_UNKNOWN, STILL_COMING = 2, 10
 """How many repetitions may pass before a step that others have is fetched: one, for what was lost to come again;
 more, where only its bytes are missing, as these take their time on a slow link."""
+PACE = 1024
+"""So many of the last steps' times are kept: half a second of steps of 0.5 ms."""
 STASH = 8
 """Contributions kept per peer for a view that is not installed yet; honest peers are two steps ahead at most."""
 
@@ -72,6 +75,7 @@ class Steps:
         """Acknowledgements of steps that are not finished here yet, to be compared then."""
         self._entry = 0
         """The first step of the view that made this peer a member."""
+        self._finished_at: deque[tuple[float, int]] = deque(maxlen=PACE)
         self._moved_at = 0.0
         self._still = 0
         """For how many times `repeat_s` nothing has moved."""
@@ -367,6 +371,7 @@ class Steps:
         self.finished, self.head, self.data = step, done.head, done.data
         self.opened = max(self.opened, step)
         self.history[step], self.slots[step] = done, complete.slot
+        self._finished_at.append((self._ctx.now, step))
         self._ctx.emit(Finish(step))
         for peer, acks in list(self._early.items()):
             if (head := acks.pop(step, None)) is not None:
@@ -392,8 +397,13 @@ class Steps:
         self._acks[src] = max(self._acks.get(src, 0), message.step)
         self._update_stable()
 
-    def acked(self, peer: str) -> int:
-        return max(self._acks.get(peer, 0), *self._early.get(peer, {}), 0)
+    def keeps_up(self, peer: str) -> bool:
+        """Whether `peer` has acknowledged all but the last step, or what was finished `promote_lag_s` ago."""
+        lately = self._ctx.now - self._ctx.config.promote_lag_s
+        while len(self._finished_at) > 1 and self._finished_at[1][0] <= lately:
+            self._finished_at.popleft()
+        due = self._finished_at[0][1] if self._finished_at else self.finished
+        return max(self._acks.get(peer, 0), *self._early.get(peer, {}), 0) >= min(due, self.finished - 1)
 
     def _update_stable(self) -> None:
         if not self._ctx.views:

@@ -63,9 +63,9 @@ class Views:
         )
 
     def _promotable(self) -> bool:
-        """A ready learner that lags at most one step."""
+        """A ready learner that keeps up."""
         steps, learners = self._node.steps, {p.id for p in self._ctx.view.learners}
-        return any(peer in learners and steps.acked(peer) >= steps.finished - 1 for peer in self._ctx.wishes.ready)
+        return any(peer in learners and steps.keeps_up(peer) for peer in self._ctx.wishes.ready)
 
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
