@@ -22,10 +22,12 @@ from chaos.cli.demo_view import Display, display_for, report
 from chaos.cli.trace_file import Entry, TraceFiles
 from chaos.core.errors import ChaosError
 
+KINDS = ("scale-out", "failure", "scale-in")
+"""What befalls a demo, in this order."""
 MAX_PEERS = 16
 LOOK_S = 0.1
 """Between two looks at the traces."""
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 """Without a step for so long something is wrong; on a slow machine several processes import torch in a third of it."""
 
 
@@ -89,6 +91,7 @@ class Demo:
         self._start_founders()
         self._befall()
         self._follow(self._nobody_runs)
+        self._look()  # at what they wrote last
         ids = {name_of(n): self._peers.peer_id(n) for n in self._numbers}
         return summarise(sorted(self._entries, key=lambda entry: entry.t), self._events, ids)
 
@@ -127,11 +130,6 @@ class Demo:
         self._board.add_peer(peer.name, peer.party)
         return peer.started
 
-    def missed(self) -> str:
-        """Which events found no place in the run; '' if none."""
-        kinds = [event.kind for event in self._events]
-        return ", ".join(kind for kind in ("scale-out", "failure", "scale-in") if kind not in kinds)
-
     # --- waiting -------------------------------------------------------------------------------------------
 
     def _wait_for_step(self, step: int) -> bool:
@@ -149,7 +147,12 @@ class Demo:
         return self._board.step >= self._schedule.steps or self._nobody_runs()
 
     def _nobody_runs(self) -> bool:
-        return all(peer.exit_code() is not None for peer in self._peers.peers.values())
+        return all(peer.exit_code() is not None for name, peer in self._peers.peers.items() if self._counts(name))
+
+    def _counts(self, name: str) -> bool:
+        """Whether the run waits for this peer's end: not for one that was killed, or that came too late."""
+        line = self._board.peers[name]
+        return line.role != "killed" and (line.joined or self._board.step < self._schedule.steps)
 
     def _follow(self, until: Callable[[], bool]) -> None:
         """Read traces and show them. Raises ChaosError if a peer fails, or nothing moves any more."""
@@ -166,7 +169,7 @@ class Demo:
 
     def _look(self) -> None:
         for name, peer in self._peers.peers.items():
-            if self._board.peers[name].role != "killed":
+            if self._counts(name):
                 peer.check()
         new = self._files.read()
         self._entries += new
@@ -202,12 +205,11 @@ def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> int:
     console = Console(stderr=as_json)
     with signals_as_exits(), DemoPeers(script(), ["--steps", str(steps), "--seed", str(seed)]) as processes:
         display = display_for(console)
-        demo = Demo(schedule, processes, display)
         with display:
-            summary = demo.run()
+            summary = Demo(schedule, processes, display).run()
     console.print(report(summary))
-    if demo.missed():
-        console.print(f"not shown, as the run was too short: {demo.missed()}; give more --steps", style="yellow")
+    if missed := [kind for kind in KINDS if kind not in {cost.kind for cost in summary.events}]:
+        console.print(f"the run was too short for: {', '.join(missed)}; give more --steps", style="yellow")
     if as_json:
         print(json.dumps(summary.as_json()), flush=True)
     if not summary.kept_its_promises:

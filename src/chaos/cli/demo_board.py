@@ -20,6 +20,8 @@ class PeerLine:
     party: str
     role: str = "starting"
     """'starting', 'learner', 'member', 'leaver', 'killed' or 'left'."""
+    joined: bool = False
+    """It was a member at some time."""
     step: int = 0
     compute_s: float = 0.0
     """What the user's code took for the last step."""
@@ -73,6 +75,7 @@ class Board:
                 self._committed(peer, entry)
             case "view":
                 peer.role = entry["role"]
+                peer.joined = peer.joined or peer.role == "member"
                 if entry["view"] > self.view:
                     self.view, self.members = entry["view"], tuple(entry["members"])
                     self.tell(str(in_words(entry)))

@@ -16,7 +16,6 @@ import psutil
 
 from chaos.agent.party import Party
 from chaos.cli.demo_guard import MARK, runtime_of
-from chaos.core.departure import TOO_LATE
 from chaos.core.errors import ChaosError
 
 PARTIES = ("north", "south", "west")
@@ -65,8 +64,8 @@ class DemoPeer:
         self._process.send_signal(signal.SIGTERM)
 
     def check(self) -> None:
-        """Raises ChaosError if it failed. A run may end before a joiner has caught up."""
-        if self.exit_code() not in (None, 0, TOO_LATE):
+        """Raises ChaosError if it failed."""
+        if self.exit_code() not in (None, 0):
             raise ChaosError(f"{self.name} failed ({self._ending()})")
 
     def _ending(self) -> str:

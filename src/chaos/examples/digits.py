@@ -7,6 +7,7 @@
 
 Needs scikit-learn, whose 1797 digits of 8 x 8 pixels come with its installation.
 """
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 

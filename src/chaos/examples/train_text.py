@@ -6,6 +6,7 @@
 
 Every peer ends with the same step, whoever came or left meanwhile.
 """
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ class Block(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.norm_mlp(x))
+        thought: Tensor = self.mlp(self.norm_mlp(x))
+        return x + thought
 
 
 class GPT(nn.Module):
