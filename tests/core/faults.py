@@ -20,6 +20,7 @@ class FaultRun:
         self.random = self.world.random
         self.world.latency = self.random.choice([0.0005, 0.002, 0.02])
         self.world.compute = self.random.choice([0.02, 0.05, 0.2])
+        self.world.bulk_delay = self.random.choice([0.001, 0.001, 0.06])
         self.world.hiccups = self.random.choice([0.0, 0.0, 0.02])
         self.world.samples = self.random.choice([60, 400, 10_000])
         self.next_index = 0

@@ -348,7 +348,7 @@ class SimPeer:
                         world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason)))
             case act.Stop():
                 self.stopped = action
-                world.at(0.05, lambda: world.kill(self))
+                world.at(0.05, lambda: world.kill(self, gently=True))
             case _:
                 pass
 
@@ -419,6 +419,8 @@ class World:
         self.samples = SAMPLES
         self.compute = 0.02
         """Seconds a worker computes for a step, on average."""
+        self.bulk_delay = 0.001
+        """Seconds that frames need beyond what messages do."""
         self.hiccups = 0.0
         """Share of messages that are 10 times as late as usual."""
         self.ends: dict[int, int] = {}
@@ -519,7 +521,7 @@ class World:
                 self.transfer(src, dst, f"bulk{self.random.randrange(2)}", arrive)
                 self.at(0.5, attempt)
 
-        self.at(0.001, attempt)
+        self.at(0.0 if src == dst else self.bulk_delay, attempt)
 
     def shard(self, src: str, dst: str, step: int, shard: int, delay: float) -> None:
         def arrive() -> None:
@@ -586,8 +588,11 @@ class World:
         self.connect(peer.info.id, peer_id(contact))
         return peer
 
-    def kill(self, peer: SimPeer, seal: bool = True, later: float | None = None) -> None:
-        """SIGKILL of the agent: its links break; with `seal` somebody can prove it, from `later` seconds on."""
+    def kill(self, peer: SimPeer, seal: bool = True, later: float | None = None, gently: bool = False) -> None:
+        """SIGKILL of the agent: its links break; with `seal` somebody can prove it, from `later` seconds on.
+
+        What it had said is lost or arrives; with `gently` (it ended by itself) it arrives.
+        """
         if not peer.alive:
             return
         peer.alive = False
@@ -597,10 +602,11 @@ class World:
             self.at(later, lambda: setattr(peer, "seals", True))
         if self.peers.get(peer.info.id) is peer:
             del self.peers[peer.info.id]
-        if self.random.random() < 0.5:
+        if gently or self.random.random() < 0.5:
+            wait = (25 if gently else 2.5) * self.latency
+            self.at(wait, lambda: self.unlink(peer.info.id) if peer.info.id not in self.peers else None)
+        else:
             self.unlink(peer.info.id)
-        else:  # what it had said arrives
-            self.at(2.5 * self.latency, lambda: self.unlink(peer.info.id) if peer.info.id not in self.peers else None)
 
     def unlink(self, peer: str) -> None:
         for pair in sorted(sorted(p) for p in self.links if peer in p):

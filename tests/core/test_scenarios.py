@@ -1,0 +1,326 @@
+"""One small schedule for each way in which the protocol once went wrong, or would if a rule were missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.core import events as ev
+from chaos.core.context import Role
+from chaos.core.learner import Phase
+from tests.core.test_outcomes import advance, check, start, traces
+from tests.core.world import World
+
+
+def stops(world: World) -> dict[str, int]:
+    everybody = [*world.peers.values(), *world.dead]
+    return {p.info.name: p.stopped.code for p in everybody if p.stopped is not None}
+
+
+# --- promises, quorums, views -----------------------------------------------------------------------------------
+
+
+def test_a_founder_founds_only_once() -> None:
+    """Left behind while alone, and given a new worker, it used to found the run a second time."""
+    world, (founder, *rest) = start(3)
+    world.cut_link(0, 1)
+    world.cut_link(0, 2)
+    world.run(world.now + 5)
+    world.restore_link(0, 1)
+    world.run_until(lambda: founder.node.ctx.role == Role.JOINER, 5)
+    world.kill_worker(founder, restart=0.01)
+    world.run_until(lambda: len(world.members()) == 3, 10)
+    assert len(traces(founder, "view")) > 2
+    assert [v["reason"] for v in traces(founder, "view")].count("founded") == 1
+    advance(world, rest[0], 3)
+    check(world)
+
+
+@pytest.mark.parametrize("gap", [0.0005, 0.001, 0.0015, 0.002, 0.003])
+def test_a_promise_that_nobody_answers_does_not_freeze_the_run(gap: float) -> None:
+    """The proposer loses its links in mid-ballot, then trusts the suspect again: nobody saw a reason to go on."""
+    world, peers = start(3)
+    peers[0].node.views.suspect(peers[2].info.id, "a test says so")
+    peers[0].handle(ev.Tick())
+    world.run(world.now + gap)
+    for other in (1, 2):
+        world.cut_link(0, other)
+    peers[0].node.views.trust(peers[2].info.id)
+    for other in (1, 2):
+        world.restore_link(0, other)
+    for peer in peers:
+        advance(world, peer, 3, limit=6)
+    check(world)
+
+
+def test_who_was_promoted_a_step_behind_does_not_go_on_alone() -> None:
+    """Steps that were stable before it became a member died with the others: it says so instead of redoing them."""
+    world = World(1)
+    world.bulk_delay = 0.1
+    founder = world.found(0)
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 20)
+    assert joiner.node.steps.finished < joiner.node.ctx.view.first_step - 1
+    assert founder.node.steps.stable > joiner.node.steps.finished
+    world.cut_link(0, 1)
+    world.kill(founder)
+    world.run_until(lambda: joiner.stopped is not None, 10)
+    assert stops(world)["p1"] == 5
+    check(world)
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_a_restarted_agent_is_a_new_incarnation(seal: bool) -> None:
+    """It asks to join before its former self is known dead, and brings that one's last words itself."""
+    world, peers = start(2)
+    world.kill(peers[1], seal=seal)
+    again = world.restart(peers[1], 0)
+    world.run_until(lambda: again.node.ctx.role == Role.MEMBER, 10)
+    assert [m.incarnation for m in peers[0].node.ctx.view.members] == [1, 2]
+    advance(world, again, 3)
+    check(world)
+
+
+def test_false_suspicion_is_taken_back() -> None:
+    """A link that breaks for long enough to be suspected, and not for long enough to decide anything."""
+    world, peers = start(2)
+    world.cut_link(0, 1)
+    world.run_until(lambda: bool(peers[1].node.views.suspects), 5)
+    before = peers[1].node.ctx.view.id
+    world.restore_link(0, 1)
+    for peer in peers:
+        advance(world, peer, 3)
+    world.run_until(lambda: len(world.members()) == 2, 10)
+    assert peers[1].node.ctx.view.id >= before
+    check(world)
+
+
+def test_a_cut_link_among_three_is_relayed_around() -> None:
+    """As long as a third one hears both, nobody is suspected and no view changes."""
+    world, peers = start(3)
+    view = peers[0].node.ctx.view.id
+    world.cut_link(0, 1)
+    for peer in peers:
+        advance(world, peer, 20)
+    assert {p.node.ctx.view.id for p in peers} == {view}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_a_flapping_link_swallows_is_said_again(seed: int) -> None:
+    """Contributions and acknowledgements under way are lost with a link; no view change repairs that."""
+    world, peers = start(2, seed)
+    view = peers[0].node.ctx.view.id
+    for _ in range(10):
+        world.run(world.now + world.random.uniform(0.0, 0.1))
+        world.cut_link(0, 1)
+        world.restore_link(0, 1)
+    for peer in peers:
+        advance(world, peer, 5, limit=3)
+    assert peers[0].node.ctx.view.id == view
+    check(world)
+
+
+def test_a_flap_while_one_leaves() -> None:
+    """The wish to leave is lost with the link."""
+    world, peers = start(2)
+    world.cut_link(0, 1)
+    peers[1].handle(ev.LeaveRequested("asked to"))
+    world.restore_link(0, 1)
+    world.run_until(lambda: peers[1].stopped is not None, 5)
+    assert stops(world) == {"p1": 0}
+    advance(world, peers[0], 3)
+
+
+# --- joining ------------------------------------------------------------------------------------------------------
+
+
+def test_a_joiner_far_away_gets_into_a_run_of_fast_steps() -> None:
+    """Steps are shorter than the way to the joiner: it always lags by several, and is promoted all the same."""
+    world = World(2, latency=0.1)
+    world.compute = 0.01
+    founder, joiner = world.found(0), world.join(1, 0)
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 20)
+    advance(world, founder, 3)
+    check(world)
+
+
+def test_a_joiner_whose_contact_dies_goes_to_the_others() -> None:
+    world, peers = start(3)
+    joiner = world.join(3, 2)
+    world.run_until(lambda: joiner.node.ctx.role == Role.LEARNER, 5)
+    world.kill(peers[2])
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 10)
+    check(world)
+
+
+def test_several_joiners_at_once() -> None:
+    world, peers = start(2)
+    joiners = [world.join(index, index % 2) for index in (2, 3, 4)]
+    world.run_until(lambda: len(world.members()) == 5, 20)
+    for peer in [*peers, *joiners]:
+        advance(world, peer, 2)
+    check(world)
+
+
+def test_a_restarted_catch_up_frees_its_donors() -> None:
+    """A donor that still held the snapshot of the first attempt used to be busy for ever after."""
+    world, _ = start(2)
+    joiner = world.join(2, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.OFFER, 5)
+    joiner.node.learner.restart("a test says so")
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 5)
+    check(world)
+
+
+def test_a_load_that_was_overtaken_does_not_count() -> None:
+    """The worker was still loading the first snapshot when a second catch-up began."""
+    world, _ = start(2)
+    joiner = world.join(2, 0)
+    world.run_until(lambda: bool((w := joiner.node.worker.worker) and w.loading), 5)
+    joiner.node.learner.restart("a test says so")
+    world.run_until(lambda: not joiner.node.worker.worker.loading, 5)
+    assert joiner.node.worker.worker.applied is None
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 5)
+    check(world)
+
+
+def test_a_worker_that_dies_at_its_promotion() -> None:
+    """It becomes a member without state, says so at once, and catches up again."""
+    world, peers = start(2)
+    joiner = world.join(2, 0)
+    world.run_until(lambda: peers[0].node.views.proposal is not None and bool(joiner.node.learner.phase == "ready"), 10)
+    world.kill_worker(joiner)
+    world.run_until(lambda: len(world.members()) == 3 and joiner.worker.alive and joiner.worker.applied > 0, 10)
+    for peer in (*peers, joiner):
+        advance(world, peer, 3)
+    check(world)
+
+
+def test_a_lost_decision_is_told_again() -> None:
+    """One member hears nothing of the new view but the heartbeats of those that have it."""
+    world, peers = start(3)
+    peers[2].handle(ev.LeaveRequested("asked to"))
+    world.run_until(lambda: peers[0].node.views.proposal is not None, 2)
+    world.run_until(lambda: peers[0].node.ctx.view.member(peers[2].info.id) is None, 2)
+    for other in (0, 2):
+        world.cut_link(1, other)
+        world.restore_link(1, other)
+    world.run_until(lambda: peers[1].node.ctx.view.id == peers[0].node.ctx.view.id, 2)
+    advance(world, peers[1], 3)
+    world.run_until(lambda: peers[2].stopped is not None, 12)
+    check(world)
+
+
+# --- state and samples ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_flipped_bit_in_a_result_is_found_and_healed(count: int) -> None:
+    """One peer's result of one step differs: its lineage does, it is outvoted (of two, by the lower rank)."""
+    world, peers = start(count)
+    hurt = peers[-1]
+    step = peers[0].node.steps.finished + 2
+    world.corrupt.add((hurt.index, step))
+    world.run_until(lambda: hurt.node.ctx.role == Role.LEARNER, 5)
+    world.run_until(lambda: len(world.members()) == count, 10)
+    for peer in peers:
+        advance(world, peer, 3)
+    assert traces(peers[0], "diverged")
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_small_epochs_with_dying_workers(seed: int) -> None:
+    """Every sample counts exactly once in each finished epoch, whoever held it when its worker died."""
+    world = World(seed)
+    world.samples = 50
+    peers = [world.found(0), world.join(1, 0), world.join(2, 0)]
+    world.run_until(lambda: len(world.members()) == 3, 10)
+    for victim in (1, 0, 2, 1):
+        world.run(world.now + world.random.uniform(0.1, 0.4))
+        world.kill_worker(peers[victim], restart=0.05)
+        world.run_until(lambda: len(world.members()) == 3, 10)
+    epoch = world.epoch()
+    world.run_until(lambda: world.epoch() >= epoch + 3, 60)
+    check(world)
+
+
+# --- leaving, ending ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.001, 0.003, 0.01, 0.03])
+def test_two_leave_at_once(gap: float) -> None:
+    """A leaver that still waits for its last step to be stable hears of a second view without it."""
+    world, peers = start(4)
+    peers[1].handle(ev.LeaveRequested("asked to"))
+    world.run(world.now + gap)
+    peers[2].handle(ev.LeaveRequested("asked to"))
+    world.run_until(lambda: peers[1].stopped is not None and peers[2].stopped is not None, 5)
+    assert stops(world) == {"p1": 0, "p2": 0}
+    assert not traces(peers[1], "rejoin")
+    advance(world, peers[0], 3)
+    check(world)
+
+
+def test_everybody_leaves() -> None:
+    world, peers = start(3)
+    for peer in peers:
+        peer.handle(ev.LeaveRequested("asked to"))
+    world.run_until(lambda: len(stops(world)) == 3, 12)
+    assert set(stops(world).values()) == {0}
+    check(world)
+
+
+def test_a_leaver_whose_worker_dies_is_gone_all_the_same() -> None:
+    """It used to be demoted, to catch up, and to forget that it wanted out."""
+    world, peers = start(3)
+    peers[2].handle(ev.LeaveRequested("asked to"))
+    world.kill_worker(peers[2])
+    world.run_until(lambda: peers[2].stopped is not None, 5)
+    advance(world, peers[0], 3)
+    check(world)
+
+
+def test_scripts_that_end_at_different_steps() -> None:
+    """Who is through contributes nothing for those that go on until a view lets it go."""
+    world, peers = start(3)
+    now = peers[0].node.steps.finished
+    world.ends = {0: now + 3, 1: now + 10, 2: now + 20}
+    world.run_until(lambda: len(stops(world)) == 3, 20)
+    assert set(stops(world).values()) == {0}
+    assert max(world.stable) == now + 20
+    check(world)
+
+
+def test_no_empty_steps_after_the_end() -> None:
+    """All scripts end after one step: nobody makes up steps for the others while the last one becomes stable."""
+    world, peers = start(3)
+    end = peers[0].node.steps.finished + 5
+    world.steps = end
+    world.run_until(lambda: len(stops(world)) == 3, 10)
+    assert max(world.stable) == end
+    assert set(stops(world).values()) == {0}
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_the_end_with_one_peer_lost(seal: bool) -> None:
+    """The others end; if the quorum is lost with it, they say that their last step is not confirmed."""
+    world, peers = start(2)
+    end = peers[0].node.steps.finished + 5
+    world.steps = end
+    world.run_until(lambda: peers[1].node.worker.worker is not None and peers[1].worker.applied >= end - 1, 5)
+    world.kill(peers[0], seal=seal)
+    world.run_until(lambda: peers[1].stopped is not None or peers[1].node.views.paused, 20)
+    if seal:
+        world.run_until(lambda: peers[1].stopped is not None, 5)
+        assert stops(world)["p1"] == 0
+    check(world)
+
+
+def test_a_learner_of_a_run_that_ends_stops() -> None:
+    world, peers = start(2)
+    joiner = world.join(2, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.PREPARE, 5)
+    joiner.worker.alive = False  # it never gets ready
+    world.steps = peers[0].node.steps.finished + 3
+    world.run_until(lambda: joiner.stopped is not None, 10)
+    check(world)
