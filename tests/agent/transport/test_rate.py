@@ -77,7 +77,7 @@ def test_follows_a_capacity_that_changes(capacity: float) -> None:
 
     assert run(200, capacity) == pytest.approx(capacity, rel=0.02)
     assert run(2 * WINDOW, capacity / 4) == pytest.approx(capacity / 4, rel=0.02)
-    assert run(10 * len(GAINS), capacity) == pytest.approx(capacity, rel=0.02)
+    assert run(2 * len(GAINS), capacity) == pytest.approx(capacity, rel=0.02)
 
 
 def meter(*notes: tuple[float, int, bool, bool]) -> tuple[int, float]:

@@ -13,6 +13,8 @@ from chaos.core.errors import RemoteProtocolError
 
 READ_BUDGET = 256 * 1024
 """Bytes per turn of the event loop, so that a peer that floods delays the others by below a millisecond."""
+_scratch = memoryview(bytearray(64 * 1024))
+"""One for all connections of the event loop's thread: what is read is taken from it at once."""
 _JOIN = 64 * 1024
 """Queued frames are put together into pieces of about this size before they are sent."""
 
@@ -36,7 +38,6 @@ class ControlConnection:
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._reader = ControlReader()
-        self._scratch = memoryview(bytearray(64 * 1024))
         self._queue: deque[bytes] = deque()
         self._piece = memoryview(b"")
         self._writing = False
@@ -84,12 +85,12 @@ class ControlConnection:
         taken = 0
         try:
             while self._open and taken < READ_BUDGET:
-                count = self._stream.recv_into(self._scratch)
+                count = self._stream.recv_into(_scratch)
                 if count == 0:
                     break
                 taken += count
                 if self._after_flush is None:
-                    self._deliver(self._scratch[:count])
+                    self._deliver(_scratch[:count])
             if self._open and not self._stream.flush():  # TLS may answer what it reads
                 self._await_writable()
         except ConnectionLost as error:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from chaos.agent.transport.frames import HOP, ControlFrame, encode_control
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.types import Count, Record, Text
+from chaos.core.types import Count, Record
 
 
 class Ping(Record, frozen=True, tag=True):
@@ -38,10 +38,13 @@ class LaneClosed(Record, frozen=True, tag=True):
     received: Count
 
 
+MAX_REASON = 1024
+
+
 class Farewell(Record, frozen=True, tag=True):
     """The last message on a link: this end closes it."""
 
-    reason: Text
+    reason: Annotated[str, Meta(max_length=MAX_REASON)]
 
 
 HopMessage = Ping | Pong | Receipt | LaneClosed | Farewell

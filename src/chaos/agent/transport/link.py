@@ -20,6 +20,7 @@ from chaos.agent.transport.config import TransportConfig
 from chaos.agent.transport.control import ControlConnection
 from chaos.agent.transport.frames import HOP, BulkHeader, ControlFrame
 from chaos.agent.transport.hop import (
+    MAX_REASON,
     Farewell,
     HopMessage,
     LaneClosed,
@@ -192,7 +193,7 @@ class Link:
         self._limbo.clear()
         self._queued = 0
         if self._control is not None and farewell:
-            self._control.send(encode_hop(Farewell(farewell)))
+            self._control.send(encode_hop(Farewell(farewell[:MAX_REASON])))
             self._owner.linger(self._control)
         elif self._control is not None:
             self._control.close()

@@ -13,8 +13,13 @@ SAMPLE_S = 0.25
 """Busy time that one sample covers: some round trips, and many scheduling hiccups of 5 ms."""
 WINDOW = 10
 """Samples of which the highest counts: one more cycle of gains would let a link that got slower wait too long."""
-GAINS = (1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
-"""One sample each: try more, drain, cruise. The cycle of BBR (Cardwell et al., 2016); its mean is 1."""
+GAINS = (1.15, 0.85, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+"""One sample each: try more, drain what that has queued, cruise; the mean is 1. A cycle like BBR's (Cardwell et al.,
+2016), but gentler: its 1.25 leaves 47 ms of queue at the end of the sample, in which control waits."""
+FAST_GAIN = 1.3
+"""For the next sample, when trying more has brought more; repeated while it does: twice the rate in a second."""
+GROWN = 1.05
+"""A sample so much above the rate is a link with more room, and not noise."""
 SHARE = 0.95
 """Of the rate; leaves room for control and for acknowledgements (measured: 190 of 191 Mbit/s went through)."""
 FAST_ENOUGH = 250e6
@@ -47,7 +52,8 @@ class RateEstimator:
 
     def __init__(self) -> None:
         self._samples: deque[float] = deque(maxlen=WINDOW)
-        self._turn = 0  # the first sample was taken without a pace, so the first turn drains
+        self._turn = 0  # the first sample is taken without a pace, so the second drains
+        self._gain = 1.0
         self._nbytes = 0
         self._busy_s = 0.0
 
@@ -67,12 +73,17 @@ class RateEstimator:
         self._nbytes, self._busy_s = nbytes, busy_s
         if taken <= 0:
             return False
-        self._samples.append(taken / spent)
-        self._turn = (self._turn + 1) % len(GAINS)
+        sample, before = taken / spent, self.rate
+        self._samples.append(sample)
+        if self._gain > 1 and sample > GROWN * before:
+            self._gain = FAST_GAIN
+        else:
+            self._turn = (self._turn + 1) % len(GAINS)
+            self._gain = GAINS[self._turn]
         return True
 
     def pace(self) -> int | None:
         """Bytes per second to send at. None: do not pace, as the rate is unknown or high."""
         if not 0 < self.rate < FAST_ENOUGH:
             return None
-        return int(self.rate * SHARE * GAINS[self._turn])
+        return int(self.rate * SHARE * self._gain)

@@ -98,35 +98,23 @@ class TlsStream:
 
     def handshake(self) -> bool:
         """Goes on with the handshake. True when it is complete; the last of it may wait for `flush`."""
-        complete = False
+        self._feed()
         try:
             self.tls.do_handshake()
-            complete = True
         except ssl.SSLWantReadError:
-            complete = False
+            self.flush()
+            return False
         except ssl.SSLError as error:
             self._flush_alert()
             raise ConnectionLost(describe(error)) from error
         self.flush()
-        if complete or not self._feed():
-            return complete
-        return self.handshake()
+        return True
 
     def recv_into(self, view: memoryview) -> int:
-        read: Callable[[int, memoryview], int] = self.tls.read  # type: ignore[assignment]
-        size, done = len(view), 0
-        try:
-            while done < size:
-                count = read(size - done, view[done:])
-                if not count:
-                    raise ConnectionLost(_CLOSED)
-                done += count
-        except ssl.SSLWantReadError:
-            if not done and self._feed():
-                return self.recv_into(view)
-        except ssl.SSLError as error:
-            raise ConnectionLost(describe(error)) from error
-        return done
+        count = self._decrypt(view)
+        if count == 0 and self._feed():
+            count = self._decrypt(view)
+        return count
 
     def send(self, view: memoryview) -> int:
         if not self.flush():
@@ -139,21 +127,35 @@ class TlsStream:
         return count
 
     def flush(self) -> bool:
-        if not self._unsent:
-            if not self._outgoing.pending:
-                return True
-            self._unsent = memoryview(self._outgoing.read())
         try:
-            while self._unsent:
+            while self._unsent or self._outgoing.pending:
+                if not self._unsent:
+                    self._unsent = memoryview(self._outgoing.read())
                 self._unsent = self._unsent[self.sock.send(self._unsent) :]
         except BlockingIOError:
             return False
         except OSError as error:
             raise ConnectionLost(describe(error)) from error
-        return not self._outgoing.pending or self.flush()
+        return True
 
     def buffered(self) -> bool:
         return self._incoming.pending > 0 or self.tls.pending() > 0
+
+    def _decrypt(self, view: memoryview) -> int:
+        """Bytes of whole records at hand. OpenSSL gives at most one record (16 KiB) per call."""
+        read: Callable[[int, memoryview], int] = self.tls.read  # type: ignore[assignment]
+        size, done = len(view), 0
+        try:
+            while done < size:
+                count = read(size - done, view[done:])
+                if not count:
+                    raise ConnectionLost(_CLOSED)
+                done += count
+        except ssl.SSLWantReadError:
+            return done
+        except ssl.SSLError as error:
+            raise ConnectionLost(describe(error)) from error
+        return done
 
     def _feed(self) -> bool:
         """Takes ciphertext from the socket. False: there is none now."""
