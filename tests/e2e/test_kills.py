@@ -1,0 +1,115 @@
+"""SIGKILL of worker, agent, both and the whole group: the rest go on at once, and what can come back does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.cluster import Cluster, Peer
+from tests.e2e.lineage import check_run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+BACK_S = 120.0
+"""A restarted worker imports torch again, at the lowest priority."""
+
+
+def kill_and_see(cluster: Cluster, peers: list[Peer], victim: str, what: str) -> None:
+    """The others go on at once; unless its launcher died too, the victim becomes a member again."""
+    doomed = cluster.peers[victim]
+    survivors = [peer for peer in peers if peer is not doomed and peer.launcher.poll() is None]
+    at = doomed.kill(what)
+    cluster.go_on_without({victim}, survivors, at)
+    if what != "group":
+        cluster.until_member(doomed, since=at, seconds=BACK_S)
+
+
+KILLS = {
+    2: [("a", "worker"), ("b", "agent"), ("a", "group")],
+    3: [("a", "both"), ("b", "worker"), ("c", "group"), ("b", "group")],
+    4: [("a", "agent"), ("b", "both"), ("d", "group")],
+}
+"""Number of peers -> who is killed how, one after the other. `a` founds the run."""
+
+
+@pytest.mark.parametrize("count", KILLS)
+def test_kills_one_after_the_other(cluster: Cluster, count: int) -> None:
+    job = cluster.job()
+    peers = cluster.found("abcd"[:count], job)
+    for victim, what in KILLS[count]:
+        kill_and_see(cluster, peers, victim, what)
+    rest = [peer for peer in peers if peer.launcher.poll() is None]
+    cluster.finish(rest)
+    check_run(cluster, job, rest)
+
+
+def test_two_kills_in_one_step(cluster: Cluster) -> None:
+    """An agent and another peer's worker at the same moment, then two groups of four: two of each time go on."""
+    job = cluster.job()
+    a, b, c, d = peers = cluster.found("abcd", job)
+    at = b.kill("agent")
+    c.kill("worker")
+    cluster.go_on_without("bc", [a, d], at)
+    for peer in (b, c):
+        cluster.until_member(peer, since=at, seconds=BACK_S)
+    at = a.kill("group")
+    d.kill("group")
+    cluster.go_on_without("ad", [b, c], at)
+    cluster.finish([b, c])
+    check_run(cluster, job, peers[1:3])
+
+
+LARGE_MB = 48
+"""State of a run in which fetching takes long enough to be hit."""
+
+
+def until_fetching(cluster: Cluster, joiner: Peer, since: float) -> None:
+    """Until `joiner` pulls shards that several donors have promised."""
+
+    def fetches() -> bool:
+        phases = [e for e in joiner.entries("learner") if e["wall"] > since]
+        return bool(phases) and phases[-1]["phase"] == "fetch"
+
+    cluster.until(fetches, BACK_S, f"{joiner.name} fetches the state", pause=0.001)
+
+
+def plan_of(joiner: Peer) -> set[str]:
+    """The donors of its present shard plan."""
+    return {name for name, count in joiner.entries("shard_plan")[-1]["shards"].items() if count}
+
+
+def test_donors_and_joiners_die_while_the_state_is_fetched(cluster: Cluster) -> None:
+    job = cluster.job(frozen_mb=LARGE_MB)
+    a, b = cluster.found("ab", job)
+    c = cluster.start("c", job, join=[a.address()])
+    until_fetching(cluster, c, since=0.0)
+    at = b.kill("agent")  # a donor
+    cluster.go_on_without("b", [a], at)
+    cluster.until_member(c)
+    until_fetching(cluster, b, since=at)
+    at = b.kill("worker")  # a joiner
+    until_fetching(cluster, b, since=at)
+    at = b.kill("agent")  # a joiner
+    until_fetching(cluster, b, since=at)
+    at = a.kill("worker")  # a donor, and the founder
+    cluster.go_on_without("a", [c], at)
+    for peer in (b, a):
+        cluster.until_member(peer, since=at, seconds=BACK_S)
+    cluster.finish([a, b, c])
+    check_run(cluster, job, [a, b, c])
+
+
+def test_whole_groups_die_while_the_state_is_fetched(cluster: Cluster) -> None:
+    job = cluster.job(frozen_mb=LARGE_MB)
+    a, b, c = cluster.found("abc", job)
+    d = cluster.start("d", job, join=[b.address()])
+    e = cluster.start("e", job, join=[c.address()])
+    until_fetching(cluster, d, since=0.0)
+    before = max(peer.step for peer in (a, b, c))
+    at = d.kill("group")  # a joiner
+    cluster.until(lambda: min(peer.step for peer in (a, b, c)) > before + 3, 2, "nobody waits for a dead joiner")
+    until_fetching(cluster, e, since=0.0)
+    at = a.kill("group")  # a donor, and the founder
+    cluster.go_on_without("a", [b, c], at)
+    cluster.until_member(e)
+    cluster.finish([b, c, e])
+    check_run(cluster, job, [b, c, e])
