@@ -21,6 +21,7 @@ from chaos.core.messages import (
     JoinRequest,
     Leaving,
     Nack,
+    Pause,
     PeerMessage,
     Prepare,
     Probe,
@@ -63,7 +64,7 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return peer == src and ctx.takes_part(src)
         case StepContribution():
             return not ctx.views or ctx.takes_part(src)
-        case SnapshotPrepare() | SnapshotAt() | ShardRequest() | SnapshotRelease():
+        case Pause() | SnapshotPrepare() | SnapshotAt() | ShardRequest() | SnapshotRelease():
             return _may_catch_up(ctx, src)
         case (
             Ack() | FetchResult() | FinishedStep() | ResultMissing() | Probe() | ProbeReply() | WorkerDown()

@@ -54,6 +54,8 @@ class NodeConfig:
     """How long a joiner waits for further donors once one is ready."""
     shard_timeout_s: float = 5.0
     """A donor that delivers no shard for so long gives up its rest to the others."""
+    pause_limit_s: float = 30.0
+    """The longest a learner may have the members wait where replaying results does not work. A guess."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0 writes none."""
     verify_attempts: int = 3

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
+from chaos.core.fallback import JoinMeter
 from chaos.core.messages import (
     DonorReady,
+    Pause,
     Ready,
     ShardRequest,
     SnapshotAt,
@@ -54,6 +56,8 @@ class Learner:
         self._since = 0.0
         self._measured: dict[str, tuple[float, float]] = {}
         self._attempts = 0
+        self._meter = JoinMeter()
+        self._late = False
         self._clear()
 
     def _clear(self) -> None:
@@ -107,9 +111,25 @@ class Learner:
         """This peer is no learner any more, and no member either."""
         self._clear()
         self.phase, self._attempts = Phase.IDLE, 0
+        self._meter, self._late = JoinMeter(), False
+
+    def lost_track(self, reason: str) -> None:
+        """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
+        self._meter.losses += 1
+        worker, limit = self._node.worker.worker, self._ctx.config.retain_results
+        result_bytes = worker.layout.nbytes if worker is not None else 0
+        decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
+        self._late = decision is not None and decision.mode == "late"
+        if decision is not None:
+            self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
+        if decision is not None and self._late:
+            pause_s = min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s)
+            self._ctx.send_all(self._ctx.view.member_ids(), Pause(pause_s))
+        self.restart(reason)
 
     def restart(self, reason: str) -> None:
         """Begin with new donors and a new snapshot."""
+        self._meter.saw(self._ctx.now, self._newest())
         for donor in dict.fromkeys([*self._ready, *([self._verify_donor] if self._verify_donor else [])]):
             self._ctx.send(donor, SnapshotRelease(self._target))
         self._clear()
@@ -168,6 +188,7 @@ class Learner:
         seen += [beat.finished for beat in self._node.liveness.progress.values()]
         finished = max(self._node.steps.finished, *seen)
         running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
+        running = running and not self._late
         step = finished + (2 + self._margin if running else 0)
         self._target = max(step, self._ctx.view.first_step - 1)
         self._base = self._target
@@ -310,6 +331,8 @@ class Learner:
         assert self._offer is not None
         for donor in self._ready:
             self._ctx.send(donor, SnapshotRelease(self._offer.step))
+        self._meter.state_bytes = self._offer.manifest.nbytes
+        self._meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
         sources = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
         self._ctx.trace("fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources)
         self._enter(Phase.LOAD)
@@ -344,7 +367,7 @@ class Learner:
         preferred = [d for d in self._donors if d in members]
         self._verify_donor = (preferred or members)[0]
         steps = self._node.steps
-        running = any(beat.running for beat in self._node.liveness.progress.values())
+        running = any(beat.running for beat in self._node.liveness.progress.values()) and not self._late
         newest = max(steps.highest_seen, self._newest())
         step = newest + 1 + self._margin if running else steps.finished
         self._target = step

@@ -235,6 +235,12 @@ class ResultMissing(Message, frozen=True):
 # --- replication ------------------------------------------------------------------------------------
 
 
+class Pause(Message, frozen=True):
+    """A learner that can't catch up with a running run asks the members to open no further round for so long."""
+
+    seconds: Annotated[float, Meta(ge=0.0, le=3600.0)]
+
+
 class SnapshotPrepare(Message, frozen=True):
     """A learner asks a member to be its donor: allocate snapshot memory."""
 
@@ -307,6 +313,7 @@ PeerMessage = (
     | FetchResult
     | FinishedStep
     | ResultMissing
+    | Pause
     | SnapshotPrepare
     | DonorReady
     | SnapshotAt

@@ -53,6 +53,7 @@ from chaos.core.messages import (
     JoinRequest,
     Leaving,
     Nack,
+    Pause,
     PeerMessage,
     Prepare,
     Probe,
@@ -174,6 +175,7 @@ class Node:
                 self.admission.tick()
                 self.learner.tick()
                 if self.ctx.views:
+                    self.steps.end_pauses()
                     self._tick_steps()
             case Received(src, message):
                 self._receive(src, message)
@@ -273,6 +275,8 @@ class Node:
                 if self.ctx.views and self.ctx.view.member(src):
                     wishes.worker_down.add(src)
                 wishes.ready.pop(src, None)
+            case Pause(seconds):
+                self.steps.pause(src, seconds)
             case SnapshotPrepare():
                 self.donor.on_prepare(src)
             case DonorReady():
@@ -387,7 +391,7 @@ class Node:
         self.ctx.trace("lost_track", reason=reason)
         if self.ctx.role == Role.LEARNER:
             self.steps.reset()
-            self.learner.restart(reason)
+            self.learner.lost_track(reason)
         elif self.ctx.role == Role.MEMBER:
             self.heal(reason)
 

@@ -71,6 +71,8 @@ class Steps:
         self._own: dict[int, Contribution] = {}
         self._stash: dict[str, list[StepContribution]] = {}
         self._released = 0
+        self._pauses: dict[str, float] = {}
+        """Learners for whose snapshot no further round is opened, and until when."""
         self._early: dict[str, dict[int, bytes]] = {}
         """Acknowledgements of steps that are not finished here yet, to be compared then."""
         self._entry = 0
@@ -90,6 +92,22 @@ class Steps:
         """A promise was given: open nothing beyond what it reports; with `freeze`, finish nothing either."""
         self._gate = self.opened
         self._frozen = self._frozen or freeze
+
+    def pause(self, learner: str, seconds: float) -> None:
+        """Open no further round for a learner's sake, until it is a member, gone, or the time is over."""
+        seconds = min(seconds, self._ctx.config.pause_limit_s)
+        self._pauses[learner] = self._ctx.now + seconds
+        self._ctx.trace("pause", peer=self._ctx.name(learner), seconds=seconds, reason="it can't catch up otherwise")
+
+    def _is_paused(self) -> bool:
+        learners = {info.id for info in self._ctx.view.learners} - self._ctx.wishes.lost_learners
+        self._pauses = {p: until for p, until in self._pauses.items() if p in learners and until > self._ctx.now}
+        return bool(self._pauses)
+
+    def end_pauses(self) -> None:
+        """Go on once no pause holds any more."""
+        if self._pauses and not self._is_paused():
+            self.advance()
 
     @property
     def frozen(self) -> bool:
@@ -442,7 +460,7 @@ class Steps:
             return
         if self._ctx.view.abort and step < self._ctx.view.first_step:
             return
-        if step == view.start and len(view.members) < view.min_peers:
+        if (step == view.start and len(view.members) < view.min_peers) or self._is_paused():
             return
         self.opened = step
         self._ctx.emit(OpenRound(view.id, step))

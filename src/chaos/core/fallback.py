@@ -1,0 +1,48 @@
+"""When catching up beside a running run does not work: what a learner measured, and whether to ask for a pause."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chaos.planning.catchup import CatchUp, JoinCosts, choose
+
+LOSSES = 2
+"""After so many snapshots whose results ran away, no estimate is believed any more."""
+
+
+@dataclass
+class JoinMeter:
+    """What the attempts of one join have shown. Reset when the peer becomes a member."""
+
+    losses: int = 0
+    """How often results were needed that nobody kept any more."""
+    state_bytes: int = 0
+    fetch_s: float = 0.0
+    """Seconds the last snapshot took to arrive, beside the results."""
+    first: tuple[float, int] | None = None
+    """Time and newest step of the run when this join began."""
+
+    def saw(self, now: float, newest: int) -> None:
+        if self.first is None:
+            self.first = (now, newest)
+
+    def decide(self, now: float, newest: int, result_bytes: int, queue_results: int) -> CatchUp | None:
+        """Whether to replay once more or to have the members wait; None while nothing was lost or measured."""
+        if self.losses == 0 or not self.state_bytes or not self.fetch_s or self.first is None:
+            return None
+        began, step = self.first
+        if newest <= step or now <= began or not result_bytes:
+            return None
+        step_s = (now - began) / (newest - step)
+        rate = self.state_bytes / self.fetch_s + result_bytes / step_s
+        costs = JoinCosts(
+            state_bytes=self.state_bytes,
+            result_bytes=result_bytes,
+            step_s=step_s,
+            downlink=rate,
+            donors_bandwidth=rate,
+            queue_bytes=queue_results * result_bytes,
+            replay_s=0.0,
+            replayable=self.losses < LOSSES,
+        )
+        return choose(costs)

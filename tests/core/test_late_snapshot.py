@@ -1,0 +1,75 @@
+"""Where results run away from a learner, the members wait once, for a late snapshot, and not longer than agreed."""
+
+import pytest
+
+from chaos.core.fallback import JoinMeter
+from chaos.core.learner import Phase
+from tests.core.world import SimPeer, World
+
+
+def run_of_three() -> tuple[World, list[SimPeer]]:
+    world = World(seed=3)
+    peers = [world.found(0)]
+    world.run_until(lambda: peers[0].node.steps.finished >= 3)
+    for index in (1, 2):
+        peers.append(world.join(index, 0))
+        world.run_until(lambda: peers[-1] in world.members())
+    return world, peers
+
+
+def lose_track_twice(world: World, learner: SimPeer) -> None:
+    for _ in range(2):
+        world.run_until(lambda: learner.node.learner.phase in (Phase.LOAD, Phase.VERIFY))
+        learner.node.lost_track("the test says so")
+        world.run(world.now + 0.05)
+
+
+def test_the_members_pause_for_a_late_snapshot():
+    world, peers = run_of_three()
+    joiner = world.join(3, 1)
+    lose_track_twice(world, joiner)
+    reasons = [fields for _, kind, fields in joiner.trace if kind == "catch_up_mode"]
+    assert reasons[-1]["mode"] == "late" and "pause" in reasons[-1]["reason"]
+    world.run_until(lambda: joiner in world.members(), 10)
+    at = peers[0].node.steps.finished
+    world.run_until(lambda: peers[0].node.steps.finished > at + 5, 10)
+    world.check_equal_state()
+    world.check_samples()
+    loaded = [t for t, kind, _ in joiner.trace if kind == "state_loaded"][-1]
+    asked = [t for t, kind, _ in peers[0].trace if kind == "pause"][-1]
+    commits = [t for t, kind, _ in peers[0].trace if kind == "commit" and asked + 0.1 < t < loaded]
+    assert not commits, "a round was opened while the members had promised to wait"
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_learner_that_dies_does_not_keep_the_members_waiting(sealed: bool):
+    world, peers = run_of_three()
+    joiner = world.join(3, 1)
+    lose_track_twice(world, joiner)
+    world.kill(joiner, seal=sealed)
+    at = peers[0].node.steps.finished
+    world.run_until(lambda: peers[0].node.steps.finished > at + 5, 8)
+
+
+def test_the_pause_ends_by_itself():
+    world, peers = run_of_three()
+    joiner = world.join(3, 1)
+    lose_track_twice(world, joiner)
+    joiner.node.learner._assigned.clear()
+    joiner.handle = lambda _event: None  # alive to its links, deaf to everything
+    at = peers[0].node.steps.finished
+    world.run_until(lambda: peers[0].node.steps.finished > at + 5, 40)
+
+
+def test_the_meter_decides_by_what_it_measured():
+    meter = JoinMeter()
+    meter.saw(0.0, 100)
+    assert meter.decide(10.0, 200, 1000, 32) is None, "nothing was lost yet"
+    meter.losses, meter.state_bytes, meter.fetch_s = 1, 100_000, 1.0
+    replay = meter.decide(10.0, 200, 1000, 32)
+    assert replay is not None and replay.mode == "replay", "10 results of 1000 bytes fit the queue"
+    full = meter.decide(10.0, 200, 1000, 5)
+    assert full is not None and full.mode == "late" and "queue" in full.reason
+    meter.losses = 2
+    again = meter.decide(10.0, 200, 1000, 32)
+    assert again is not None and again.mode == "late" and again.pause_s > 0
