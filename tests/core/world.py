@@ -337,7 +337,7 @@ class SimPeer:
                 world.later(0.003, self, ev.SnapshotHashed(step, shard_bytes, hashes))
             case act.ServeShards(dst, step, shards):
                 for i, shard in enumerate(shards):
-                    world.shard(self.info.id, dst, step, shard, 0.002 * (i + 1))
+                    world.shard(self.info.id, dst, step, shard, world.shard_s * (i + 1))
             case act.WriteCheckpoint(step):
                 world.later(0.05, self, ev.SnapshotFreed(step))
             case act.Trace(kind, fields):
@@ -416,6 +416,7 @@ class World:
         self.stable: dict[int, bytes] = {}
         self.views: dict[int, dict[str, Any]] = {}
         self.sealing = 0.003
+        self.shard_s = 0.002
         self.samples = SAMPLES
         self.compute = 0.02
         """Seconds a worker computes for a step, on average."""
