@@ -18,7 +18,7 @@ def run_of_three() -> tuple[World, list[SimPeer]]:
 
 
 def lose_track_twice(world: World, learner: SimPeer) -> None:
-    world.shard_s = 0.05
+    world.shard_s = 0.1
     for _ in range(2):
         world.run_until(lambda: learner.node.learner.phase in (Phase.LOAD, Phase.VERIFY))
         learner.node.lost_track("the test says so")
@@ -38,9 +38,9 @@ def test_the_members_pause_for_a_late_snapshot():
     world.check_samples()
     loaded = [t for t, kind, _ in joiner.trace if kind == "state_loaded"][-1]
     asked = [t for t, kind, _ in peers[0].trace if kind == "pause"][-1]
-    commits = [t for t, kind, _ in peers[0].trace if kind == "commit" and asked + 0.1 < t < loaded]
-    assert loaded - asked > 0.3
-    assert not commits, "a round was opened while the members had promised to wait"
+    commits = [t for t, kind, _ in peers[0].trace if kind == "commit" and asked < t < loaded]
+    assert loaded - asked > 0.25, "long enough for ten steps"
+    assert len(commits) <= 1, "only the round that was open already may end in the pause"
 
 
 @pytest.mark.parametrize("sealed", [True, False])

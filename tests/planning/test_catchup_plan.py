@@ -22,7 +22,6 @@ BASE = JoinCosts(
     donors_bandwidth=60 * MB,
     queue_bytes=1000 * MB,
     replay_s=0.5,
-    replayable=True,
 )
 
 # A link of 25 MB/s carries the results at 10 MB/s and leaves 15: 20 s for the state, in which 2 results come.
@@ -30,7 +29,7 @@ BASE = JoinCosts(
 TABLE = [
     ("plain", {}, "replay", 20 + 1 / 0.95, 0.0, "the 2 results that come meanwhile"),
     ("donors are the narrow part", {"donors_bandwidth": 20 * MB}, "replay", 30 + 1.5 / 0.95, 0.0, "30 s"),
-    ("not replayable", {"replayable": False}, "late", 12.0, 12.0, "cannot be replayed"),
+    ("not replayable", {"obstacle": "it failed before"}, "late", 12.0, 12.0, "it failed before; so"),
     ("results fill the link", {"step_s": 4.0}, "late", 12.0, 12.0, "need 2.5e+07 B/s of a link of 2.5e+07"),
     ("results overfill it", {"step_s": 1.0}, "late", 12.0, 12.0, "results alone need 1e+08 B/s"),
     ("queue just suffices", {"queue_bytes": 200 * MB}, "replay", 20 + 1 / 0.95, 0.0, "replay"),

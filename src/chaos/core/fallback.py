@@ -43,6 +43,6 @@ class JoinMeter:
             donors_bandwidth=rate,
             queue_bytes=queue_results * result_bytes,
             replay_s=0.0,
-            replayable=self.losses < LOSSES,
+            obstacle="" if self.losses < LOSSES else f"results ran away {self.losses} times before they were applied",
         )
         return choose(costs)

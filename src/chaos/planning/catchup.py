@@ -33,8 +33,8 @@ class JoinCosts:
     """Limit of the joiner's queue of results."""
     replay_s: float
     """Seconds the joiner takes to apply one result."""
-    replayable: bool
-    """False for an optimizer whose update does not follow from its state and the result."""
+    obstacle: str = ""
+    """Why results can't be replayed whatever the figures say; empty: they can."""
 
     def __post_init__(self) -> None:
         for field in ("state_bytes", "result_bytes", "step_s", "downlink", "donors_bandwidth", "queue_bytes"):
@@ -66,8 +66,8 @@ def choose(costs: JoinCosts) -> CatchUp:
     """
     link = min(costs.downlink, costs.donors_bandwidth)
     spare = link - costs.result_bytes / costs.step_s
-    if not costs.replayable:
-        return _late(costs, "this optimizer's steps cannot be replayed")
+    if costs.obstacle:
+        return _late(costs, costs.obstacle)
     if spare <= 0:
         needed = costs.result_bytes / costs.step_s
         return _late(costs, f"results alone need {needed:.3g} B/s of a link of {link:.3g} B/s")
