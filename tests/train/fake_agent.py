@@ -107,6 +107,8 @@ class FakeAgent:
         """A state to push to a member at its next boundary: peer index to snapshot."""
         self.promote = True
         """Whether a learner that has the state becomes a member with the next step."""
+        self.state_given = threading.Event()
+        """Some worker answered to `LoadState`."""
         self._donor_wanted = False
         self._selector = selectors.DefaultSelector()
         self.peers = [self._listen(folder, index) for index in range(founders + joiners)]
@@ -254,9 +256,11 @@ class FakeAgent:
                 self._on_snapshot(peer, message.manifest)
             case StateLoaded():
                 peer.applied, peer.has_state = message.step, True
+                self.state_given.set()
                 self._up_to_date(peer)
             case StateRefused():
                 self.tell(peer, Declined(message.reason))
+                self.state_given.set()
             case Finished() | Failed():
                 self._gone(peer)
             case _:

@@ -15,7 +15,7 @@ from chaos.core.types import SampleRange
 from chaos.core.worker_messages import Boundary, DeclareData
 from chaos.train.data import PrivatePasses, Source, merged, permutation, step_seed
 from tests.train.fake_agent import FakeAgent
-from tests.train.reference import Points, make_mlp, used_indices
+from tests.train.reference import Points, filled, make_mlp, used_indices
 
 Make = Callable[..., FakeAgent]
 
@@ -271,6 +271,29 @@ def test_weight_zero_is_an_empty_contribution(agents: Make) -> None:
         F.mse_loss(reference(dataset.x), dataset.y).backward()
         optimizer.step()
     torch.testing.assert_close(one[0].weight, reference[0].weight, atol=1e-12, rtol=1e-12)
+
+
+def test_buffers_of_a_peer_that_contributes_nothing_follow_the_others(agents: Make) -> None:
+    """Its forward wrote statistics that nobody gets to see; so it must not keep them either."""
+    agent, dataset = agents(founders=2), Points(8)
+
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.private, self.out = nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Linear(4, 1)
+
+    def script(index: int) -> nn.Module:
+        model = filled(Norms().double())
+        with agent.worker(index, model, torch.optim.SGD(model.parameters(), lr=0.1)) as run:
+            for _ in range(3):
+                x = model.private(dataset.x) if index else dataset.x
+                F.mse_loss(model.out(model.used(x)), dataset.y).backward()
+                run.step(weight=0 if index else 8)
+        return model
+
+    one, other = agent.run(script, script)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    assert one.used.num_batches_tracked == 3 and other.private.num_batches_tracked == 0
 
 
 def test_being_asked_to_leave_ends_iterators_and_epochs(agents: Make) -> None:

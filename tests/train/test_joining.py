@@ -25,6 +25,7 @@ from chaos.core.worker_messages import (
     TakeSnapshot,
 )
 from chaos.train import snapshots
+from chaos.train.scalars import unpack
 from tests.train.fake_agent import FakeAgent
 from tests.train.reference import Points, filled, make_mlp
 
@@ -75,7 +76,12 @@ def test_a_joiner_becomes_equal_and_stays_equal(agents: Make) -> None:
     start = threading.Event()
 
     def founder(index: int) -> tuple:
-        return loop(agent, index, 6, lambda run: start.set() if run.steps >= 5 else None)
+        def at_step(run: chaos.Session) -> None:
+            if run.steps >= 5:
+                start.set()
+                agent.state_given.wait(0.2)
+
+        return loop(agent, index, 6, at_step)
 
     def joiner(index: int) -> tuple:
         assert start.wait(30)
@@ -124,6 +130,8 @@ def test_a_warm_step_uses_no_samples_and_leaves_no_trace(agents: Make) -> None:
                 for x, y in run.shard(DATA, 4):
                     if run.role == "learner":
                         batches.append(x)
+                        updates = sum(not agent.commits[s][0].skip for s in range(1, run.steps + 1))
+                        assert model.norm.num_batches_tracked == updates, "warm-ups must not count"
                     F.mse_loss(model(x), y).backward()
                     if len(batches) == 3:
                         warmed.set()
@@ -185,6 +193,7 @@ def test_a_learner_that_calls_sync_gets_through(agents: Make) -> None:
                     run.step()
                     assert run.steps - steps in (0, 1)
                     start.set()
+                    agent.state_given.wait(0.2)
         return model
 
     one, other = agent.run(script, script)
@@ -232,7 +241,12 @@ def test_a_peer_that_was_cut_off_finds_its_place_in_the_runs_epoch(agents: Make)
         agent.at[agent.finished + 2] = heal_in_epoch_2
 
     agent.at[5] = cut
-    results = agent.run(*[lambda index: loop(agent, index, 5, lambda _: None)] * 2)
+
+    def at_step(_: chaos.Session) -> None:
+        if agent.data.epoch >= 2:
+            agent.state_given.wait(0.2)
+
+    results = agent.run(*[lambda index: loop(agent, index, 5, at_step)] * 2)
     assert results[0][2] == [0, 1, 2, 3, 4]
     assert results[1][2] in ([0, 2, 3, 4], [0, 3, 4])
     assert agent.peers[1].of(StateLoaded)
@@ -244,7 +258,11 @@ def test_a_state_that_does_not_fit_is_refused_with_the_reason(agents: Make) -> N
     start = threading.Event()
 
     def founder(index: int) -> None:
-        loop(agent, index, 8, lambda _: start.set())
+        def at_step(_: chaos.Session) -> None:
+            start.set()
+            agent.state_given.wait(0.2)
+
+        loop(agent, index, 4, at_step)
 
     def joiner(index: int) -> None:
         assert start.wait(30)
@@ -292,7 +310,13 @@ def test_a_snapshot_is_of_the_step_that_was_asked_for(agents: Make, when: int) -
     """Asked for at the boundary of step 3: the present state, or one that is yet to come, or one that is past."""
     agent = agents()
     agent.at[3 + 1] = order(when)
-    model = steps(agent, 8)
+
+    def tamper(run: chaos.Session) -> None:
+        """The script sets a rate by hand; it is agreed on only with the next commit."""
+        if run.steps == 3 == when:
+            run._run._means.snapshots._training.optimizer.param_groups[0]["lr"] = 5.0
+
+    model = steps(agent, 8, tamper)
     peer = agent.peers[0]
     if when == 2:
         assert peer.of(SnapshotMissed) == [SnapshotMissed(2, 3)] and not peer.of(SnapshotTaken)
@@ -303,6 +327,12 @@ def test_a_snapshot_is_of_the_step_that_was_asked_for(agents: Make, when: int) -
     entry = next(e for e in taken.manifest.tensors if e.name == "parameters/out.weight")
     weight = torch.frombuffer(bytearray(peer.snapshot[entry.offset : entry.offset + entry.nbytes]), dtype=torch.float64)
     assert torch.equal(weight, expected.out.weight.flatten()) and not torch.equal(weight, model.out.weight.flatten())
+    (group,) = unpack(taken.manifest.scalars)["groups"]
+    schedule = training(make())[1]
+    for _ in range(when):
+        schedule.optimizer.step()
+        schedule.step()
+    assert group["lr"] == schedule.get_last_lr()[0], "not what the script made of it since"
     entry = next(e for e in taken.manifest.tensors if e.name == "buffers/norm.running_mean")
     mean = torch.frombuffer(bytearray(peer.snapshot[entry.offset : entry.offset + entry.nbytes]), dtype=torch.float64)
     assert torch.equal(mean, expected.norm.running_mean), "not what the forward of the next step made of it"

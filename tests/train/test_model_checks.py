@@ -191,6 +191,15 @@ def test_a_parameter_larger_than_a_bucket_has_one_of_its_own(monkeypatch: pytest
     assert [s.nbytes for s in plan.layout.segments] == [8, 64, 64, 256]
 
 
+def test_buffers_outside_of_the_state_dict_and_constants_without_end_stay_out() -> None:
+    model = make_mlp()
+    model.register_buffer("cache", torch.ones(3), persistent=False)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    model.register_buffer("mean", torch.ones(3))
+    assert [place.name for place in plan_layout(Parts(model), False).buffers] == ["mean"]
+    assert [place.name for place in Parts(model).buffers] == ["mask", "mean"]
+
+
 def test_empty_parameters_and_buffers_take_no_place() -> None:
     model = mlp_with(nn.Parameter(torch.zeros(0)))
     model.register_buffer("none", torch.zeros(0))

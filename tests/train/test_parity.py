@@ -367,7 +367,7 @@ def test_buffers_are_averaged_counted_and_equal_everywhere(agents: Make) -> None
         count += 1
     torch.testing.assert_close(models[0].norm.running_mean, mean, atol=1e-12, rtol=1e-12)
     torch.testing.assert_close(models[0].seen.item(), seen)
-    assert models[0].norm.num_batches_tracked.item() == count
+    assert models[0].norm.num_batches_tracked.item() == count > 2
 
 
 def _indices(agent: FakeAgent, step: int, samples: int) -> list[list[int]]:

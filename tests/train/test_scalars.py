@@ -9,7 +9,7 @@ from collections import Counter, OrderedDict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chaos.train.errors import StateMismatch, Unsupported
@@ -45,6 +45,8 @@ def test_round_trip(value: object) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(b"\xd4\x00\x00")  # an extension type of msgpack
+@example(b"\xd6\xff\x00\x00\x00\x01")  # its timestamp
 def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
     try:
         value = unpack(data)

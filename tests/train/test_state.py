@@ -164,6 +164,15 @@ def test_a_snapshot_of_an_untrained_optimizer_clears_what_was_there() -> None:
     assert_equal(full_state(joiner), full_state(donor))
 
 
+def test_what_the_snapshot_lacks_is_removed() -> None:
+    donor, joiner = build("adam"), build("adam")
+    train(donor, 2, seed=1)
+    train(joiner, 2, seed=2)
+    joiner.optimizer.state[joiner.parts.params["low"]]["trust"] = torch.ones(3)
+    restore(joiner, *snapshot(donor))
+    assert_equal(full_state(joiner), full_state(donor))
+
+
 def test_state_that_fits_keeps_its_storage() -> None:
     donor, joiner = build("adam"), build("adam")
     train(donor, 2, seed=1)

@@ -18,6 +18,7 @@ from chaos.train.parts import DTYPES, dtype_name
 
 MAX_DEPTH = 16
 """Nesting of containers, far above what any optimizer or scheduler uses."""
+_PLAIN = (bool, int, float, str, bytes)
 
 
 def pack(value: object, what: str) -> bytes:
@@ -47,7 +48,7 @@ def unpack(data: bytes) -> object:
 def _lower(value: object, path: str, depth: int = 0) -> object:
     if depth > MAX_DEPTH:
         raise Unsupported(f"{path} is nested deeper than {MAX_DEPTH} levels, which can't be transferred")
-    if value is None or type(value) in (bool, int, float, str, bytes):
+    if value is None or type(value) in _PLAIN:
         return value
     if isinstance(value, np.generic) and type(value.item()) in (bool, int, float):
         return value.item()
@@ -68,9 +69,7 @@ def _lower(value: object, path: str, depth: int = 0) -> object:
 
 def _raise(value: object, depth: int) -> object:
     if not isinstance(value, list):
-        if isinstance(value, dict):
-            raise ValueError("an untagged map")
-        return value
+        return value if value is None or type(value) in _PLAIN else _unknown(type(value).__name__)
     if depth > MAX_DEPTH:
         raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
     tag, body = value[0], value[1:]
