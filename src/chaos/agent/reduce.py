@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from chaos.agent.arithmetic import Array, narrow, widen
-from chaos.agent.rounds import Piece, Round, cut
+from chaos.agent.rounds import Buffers, Piece, Round, cut
 from chaos.agent.shared_memory import ResultRing, SharedMemory
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.errors import RemoteProtocolError
@@ -90,6 +90,7 @@ class Reducer:
         self._own = _Own(0)
         self._adds: list[tuple[Round, Piece, float]] = []
         self._adding = False
+        self._buffers = Buffers()
 
     def configure(self, layout: Layout, contribution: SharedMemory, ring: ResultRing) -> None:
         """The worker has registered: its layout and the memory shared with it."""
@@ -353,13 +354,13 @@ class Reducer:
                 raise RemoteProtocolError(f"a contribution to chunk {piece.index} came to a peer that is not its root")
             if piece.index in current.final or header.src in current.arrived.get(piece.index, ()):
                 return Verdict.DISCARD
-            return memoryview(bytearray(header.length))
+            return self._buffers.take(header.length)
         if root != header.src:
             raise RemoteProtocolError(f"final chunk {piece.index} came from a peer that is not its root")
         if piece.index in current.final:
             return Verdict.DISCARD
         if piece.wire_dtype != piece.dtype:
-            return memoryview(bytearray(header.length))
+            return self._buffers.take(header.length)
         return current.result[piece.offset : piece.offset + piece.nbytes]
 
     def _piece(self, current: Round, header: BulkHeader) -> Piece:
@@ -398,12 +399,14 @@ class Reducer:
         piece = self._piece(current, header)
         if header.kind == Kind.CONTRIBUTION:
             self._add(current, piece, header.src, widen(payload, piece.wire_dtype), header.weight)
+            self._buffers.give_back(payload)
             return
         if piece.index in current.final:
             return
         if piece.wire_dtype != piece.dtype:
             wide = widen(payload, piece.wire_dtype)
             current.result[piece.offset : piece.offset + piece.nbytes] = wide.data.cast("B")
+            self._buffers.give_back(payload)
         current.culprits |= header.tag
         current.mark_final(piece)
         self._maybe_complete(current)
