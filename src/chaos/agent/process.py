@@ -195,7 +195,8 @@ async def run(order: AgentOrder) -> int:
     finally:
         announced.unlink(missing_ok=True)
         lock.release()
-    print(f"chaos: {setup.me.name}: {stop.reason}", file=sys.stderr, flush=True)
+    kind = "error: " if stop.code else ""
+    print(f"chaos: {kind}{setup.me.name}: {stop.reason}", file=sys.stderr, flush=True)
     return stop.code
 
 

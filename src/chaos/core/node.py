@@ -189,9 +189,9 @@ class Node:
                 self._link_up(info, run)
             case LinkDown(peer, reason):
                 self._link_down(peer, reason)
-            case DialRefused(address, reason):
+            case DialRefused(_, reason):
                 if not self.ctx.views:
-                    self.departure.refuse(f"{address}: {reason}")
+                    self.departure.refuse(reason)
             case WordsFound(sealed):
                 self.on_sealed(sealed, announce=True)
             case ShardStored():
