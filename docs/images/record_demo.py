@@ -26,8 +26,11 @@ PEERS, STEPS, SEED = 4, 240, 0
 WIDTH = 116
 TARGET = Path(__file__).with_name("demo.png")
 PIXELS = 1400
-# Rich places text in columns of 12.2 pixels; at this size the font's characters are as wide.
-FONT = {"font-size: 20px": "font-size: 20.265px", "Fira Code": "DejaVu Sans Mono"}
+CHANGES = {
+    "font-size: 20px": "font-size: 20.265px",  # Rich's columns are 12.2 pixels wide; so are characters of this size
+    "Fira Code": "DejaVu Sans Mono",
+    "<text ": '<text xml:space="preserve" ',  # else the drawing program drops the spaces that align numbers
+}
 
 
 class Keeper:
@@ -63,7 +66,7 @@ def main() -> None:
     console.print(picture(keeper.kept))
     console.print(report(summary))
     picture_of_it = console.export_svg(title=f"chaos demo, {os.cpu_count()} cores, {platform.system()}")
-    for before, after in FONT.items():
+    for before, after in CHANGES.items():
         picture_of_it = picture_of_it.replace(before, after)
     command = ["rsvg-convert", "--width", str(PIXELS), "--output", str(TARGET)]
     subprocess.run(command, input=picture_of_it.encode(), check=True)
