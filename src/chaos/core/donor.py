@@ -114,7 +114,7 @@ class Donor:
             if self._snapshot is None:
                 self._order(step, CHECKPOINT)
             else:
-                self._ctx.trace("checkpoint_skipped", step=step, reason="the snapshot memory serves a learner")
+                self._ctx.trace("checkpoint_skipped", step=step, reason=f"the snapshot of step {self._snapshot.step} is in use")
 
     # --- the snapshot gets ready ---------------------------------------------------------------------------
 
