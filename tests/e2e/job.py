@@ -128,8 +128,6 @@ def main(job: Job) -> None:
     session = chaos.Session(model, optimizer, scaler=scaler, wire=job.wire, on_nonfinite=job.on_nonfinite)
     dataset = TensorDataset(*make_data(job))
     with session as run:
-        if job.dump_every and run.steps:
-            save(folder / f"entry-{run.name}-{run.steps}.npz", arrays(model, optimizer, run.steps))
         for epoch in run.epochs(10**9):
             if epoch >= last_epoch(folder):
                 break

@@ -33,13 +33,15 @@ def test_all_die_twice_and_resume(cluster: Cluster) -> None:
     cluster.until(lambda: bool(a.entries("checkpoint")), START_S, "a checkpoint is written")
     for peer in (a, b):
         peer.kill("group")
+    for dump in cluster.folder.glob("step-*.npz"):
+        dump.rename(dump.with_name(f"first-{dump.name}"))
 
     a = cluster.start("a", job, *keep)
     cluster.until(lambda: bool(RESUMES.search(a.output())), 30, "it resumes")
     first = resumed_step(a.output())
-    cluster.until(lambda: a.step >= first + 1, START_S, "it trains on")
-    entry, before = load(cluster.folder / f"entry-a-{first}.npz"), load(cluster.folder / f"step-a-{first}.npz")
-    equal_bytes({"before": before, "resumed": entry})
+    again = cluster.folder / f"step-a-{first}.npz"
+    cluster.until(again.exists, START_S, "its worker holds the state")
+    equal_bytes({"before": load(cluster.folder / f"first-step-a-{first}.npz"), "resumed": load(again)})
     old = set(folder.glob(".tmp-*"))
     cluster.until(lambda: bool(set(folder.glob(".tmp-*")) - old), START_S, "the next checkpoint is begun", pause=0.0005)
     a.kill("group")
@@ -96,4 +98,5 @@ def test_a_full_disk_costs_the_checkpoint_and_nothing_else(cluster: Cluster, sma
     at = a.step
     cluster.until(lambda: a.step > at + 20, 20, "it trains on")
     cluster.finish([a])
-    assert not [p for p in small_disk.rglob("*") if p.is_file()], "what was written of it is removed"
+    left = [path.name for path in small_disk.rglob("*") if path.is_file()]
+    assert left in ([], [".lock"]), "what was written of it is removed"
