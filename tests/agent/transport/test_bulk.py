@@ -24,6 +24,7 @@ class Script:
         self.counts = list(counts) if counts is not None else None
         self.slice = slice_bytes
         self.offered: list[int] = []
+        self.holds = False
 
     def recv_into(self, view: memoryview) -> int:
         count = min(self._next(len(view)), len(view), len(self.incoming))
@@ -38,7 +39,7 @@ class Script:
         return count
 
     def flush(self) -> bool:
-        return True
+        return not self.holds
 
     def buffered(self) -> bool:
         return False
@@ -178,6 +179,15 @@ def test_a_frame_counts_as_sent_when_its_last_byte_is_taken() -> None:
     sender = FrameSender(Script(), lambda: queue.pop() if queue else None, budget=100)  # type: ignore[arg-type]
     assert sender.run() is Halt.BUDGET
     assert len(sender.confirm(1)) == 1
+
+
+def test_bytes_that_the_stream_holds_back_keep_the_sender_at_it() -> None:
+    stream, queue = Script(), [OutFrame(BulkHeader(kind=1), b"", None)]
+    sender = FrameSender(stream, lambda: queue.pop() if queue else None, budget=1000)  # type: ignore[arg-type]
+    stream.holds = True
+    assert sender.run() is Halt.SOCKET
+    stream.holds = False
+    assert sender.run() is Halt.EMPTY
 
 
 @pytest.mark.parametrize("count", [0, 3])

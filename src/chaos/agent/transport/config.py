@@ -25,8 +25,10 @@ class TransportConfig:
     """How long a peer dropped for misbehaviour is neither dialed nor accepted (guess)."""
     lane_gap_s: float = 10.0
     """A link without any bulk lane for this long is down: twice the time one dial may take."""
-    user_timeout_s: float = 30.0
-    """TCP gives a connection up when sent data is unacknowledged this long; the detector decides far earlier."""
+    control_timeout_s: float = 30.0
+    """TCP gives a control connection up when the peer's host takes nothing for so long; the detector is far quicker."""
+    lane_timeout_s: float = 120.0
+    """The same for a lane, where a sink may pause; it is then dialed anew, and nothing is lost."""
     ping_interval_s: float = 1.0
     """Between two measurements of the round-trip time; 60 bytes each."""
     max_pending: int = 128

@@ -63,7 +63,7 @@ async def open_channel(
     channel = Channel(sock, address)
     try:
         with explained(address, security, timeout_s):
-            tune(sock, config.user_timeout_s)
+            tune(sock)
             if security.plain:
                 return channel, None
             async with asyncio.timeout(timeout_s):

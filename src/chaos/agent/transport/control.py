@@ -91,6 +91,8 @@ class ControlConnection:
                 taken += count
                 if self._after_flush is None:
                     self._deliver(_scratch[:count])
+                if count < len(_scratch):
+                    break  # most likely the socket is empty; if not, the event loop says so
             if self._open and not self._stream.flush():  # TLS may answer what it reads
                 self._await_writable()
         except ConnectionLost as error:

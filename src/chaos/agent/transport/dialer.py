@@ -192,22 +192,25 @@ class Dialer:
 
     async def _tend(self, link: Link) -> None:
         """Dials the lanes of a link that this end dialed, until it closes."""
-        pause = self._config.backoff_first_s
+        loop = asyncio.get_running_loop()
+        last, pause = dict.fromkeys(range(self._config.lanes), -STABLE_S), self._config.backoff_first_s
         while link.state is not State.CLOSED:
             link.changed.clear()
             missing = link.missing_lane()
             if missing is None:
-                pause = self._config.backoff_first_s
                 await link.changed.wait()
                 continue
+            if loop.time() - last[missing[0]] < STABLE_S:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, self._config.backoff_max_s)
+            else:
+                pause = self._config.backoff_first_s
+            last[missing[0]] = loop.time()
             try:
                 await self._dial_lane(link, *missing)
             except ChaosError as error:
                 if link.state is State.OPENING:
                     link.close(str(error))
-                    return
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, self._config.backoff_max_s)
 
     async def _dial_lane(self, link: Link, index: int, serial: int) -> None:
         """One bulk connection for a link. Raises DialFailed or Refused."""

@@ -32,7 +32,7 @@ from chaos.agent.transport.hop import (
 )
 from chaos.agent.transport.lane import Lane
 from chaos.agent.transport.rate import BusyMeter, RateEstimator
-from chaos.agent.transport.streams import Stream, same_host
+from chaos.agent.transport.streams import Stream, give_up_after, same_host
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.types import PeerInfo
 
@@ -143,6 +143,7 @@ class Link:
 
     def attach_control(self, stream: Stream) -> None:
         """Frames are read from it once the link is up."""
+        give_up_after(stream.sock, self._config.control_timeout_s)
         self._control = ControlConnection(stream, self._control_frame, self._control_lost)
 
     def attach_lane(self, stream: Stream, index: int, serial: int) -> None:
@@ -156,6 +157,7 @@ class Link:
             return
         try:
             local = same_host(stream.sock)
+            give_up_after(stream.sock, self._config.lane_timeout_s)
         except OSError:
             stream.sock.close()  # it broke between its hello and now; who dialed it dials again
             return

@@ -96,7 +96,7 @@ class Listener:
         channel = Channel(sock, remote)
         try:
             async with asyncio.timeout(self._shared.config.handshake_timeout_s):
-                tune(sock, self._shared.config.user_timeout_s)
+                tune(sock)
                 hello, proven = await self._greet(channel)
             if hello is not None and hello.kind == "client":
                 await self._serve_client(channel, proven.party if proven else "")

@@ -56,9 +56,8 @@ class Shared:
     def objection(self, hello: Hello, proven: Identity | None) -> str:
         """Why the hello can't be accepted now; empty if it can."""
         peer = hello.info.id if hello.info else ""
-        left = self.roster.quarantined(peer, asyncio.get_running_loop().time())
-        if left:
-            return f"peer {peer} broke the protocol a moment ago: make both the same version; {left:.0f} s to wait"
+        if self.roster.quarantined(peer, asyncio.get_running_loop().time()):
+            return f"peer {peer} broke the protocol a moment ago and has to wait: make both the same version"
         return objection(hello, self.me, self.run_id, proven, self.roster.recall(peer).incarnation)
 
     def refusal(self, reason: str, duplicate: bool = False) -> Goodbye:

@@ -14,6 +14,8 @@ from typing import Protocol
 
 SCRATCH_BYTES = 512 * 1024
 """Ciphertext taken from a socket at a time. Larger gains nothing, and no longer fits a processor's cache."""
+HANDSHAKE_BYTES = 16 * 1024
+"""The same while nobody knows who the other end is; a handshake has 2 KB."""
 TLS_SLICE = 256 * 1024
 """Bytes best offered to `TlsStream.send` at a time: 0.15 ms of encryption."""
 PLAIN_SLICE = 1024 * 1024
@@ -98,7 +100,7 @@ class TlsStream:
 
     def handshake(self) -> bool:
         """Goes on with the handshake. True when it is complete; the last of it may wait for `flush`."""
-        self._feed()
+        self._feed(HANDSHAKE_BYTES)
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -157,10 +159,10 @@ class TlsStream:
             raise ConnectionLost(describe(error)) from error
         return done
 
-    def _feed(self) -> bool:
+    def _feed(self, most: int = SCRATCH_BYTES) -> bool:
         """Takes ciphertext from the socket. False: there is none now."""
         try:
-            count = self.sock.recv_into(_scratch)
+            count = self.sock.recv_into(_scratch, most)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -187,11 +189,15 @@ def describe(error: OSError) -> str:
     return str(reason).lower().replace("_", " ")
 
 
-def tune(sock: socket.socket, user_timeout_s: float) -> None:
-    """No delay for small messages; an end when the network swallows everything."""
+def tune(sock: socket.socket) -> None:
+    """Non-blocking, and no delay for small messages."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout_s * 1000))
+
+
+def give_up_after(sock: socket.socket, seconds: float) -> None:
+    """Break the connection if the other end's host acknowledges nothing, or has no room, for so long."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
 
 SO_MAX_PACING_RATE = 47
