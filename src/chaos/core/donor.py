@@ -114,7 +114,8 @@ class Donor:
             if self._snapshot is None:
                 self._order(step, CHECKPOINT)
             else:
-                self._ctx.trace("checkpoint_skipped", step=step, reason=f"the snapshot of step {self._snapshot.step} is in use")
+                reason = f"the snapshot of step {self._snapshot.step} is in use"
+                self._ctx.trace("checkpoint_skipped", step=step, reason=reason)
 
     # --- the snapshot gets ready ---------------------------------------------------------------------------
 
