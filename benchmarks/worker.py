@@ -1,0 +1,99 @@
+"""The training script of the benchmarks: a model of any size whose forward and backward cost next to nothing.
+
+What is left of a step is communication and control. `--compute-ms` adds time in which the worker leaves the
+processor alone, as one that computes on another device would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import torch
+
+import chaos
+from benchmarks.gate import Caller
+
+MILLION = 1_000_000
+TOGETHER = 3
+"""After so many steps all peers are members and stand at the same step."""
+
+
+class Given(torch.autograd.Function):
+    """A scalar whose gradient with respect to every parameter is constant: one pass over the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: float, *params: torch.Tensor) -> torch.Tensor:
+        ctx.value, ctx.shapes = value, [param.shape for param in params]
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        value = torch.tensor(ctx.value)
+        return (None, *(value.expand(shape) for shape in ctx.shapes))
+
+
+class Model(torch.nn.Module):
+    def __init__(self, millions: int) -> None:
+        super().__init__()
+        self.parts = torch.nn.ParameterList(torch.zeros(MILLION) for _ in range(millions))
+
+    def forward(self, value: float) -> torch.Tensor:
+        loss: torch.Tensor = Given.apply(value, *self.parts)  # type: ignore[no-untyped-call]
+        return loss
+
+
+def train(run: Any, model: Model, compute_s: float, steps: int) -> None:
+    """Every sample once, in batches of four, until so many steps are done."""
+    dataset = list(range(400_000))
+    for _ in run.epochs(100):
+        for batch in run.shard(dataset, batch_size=4):
+            loss = model(float(batch[0]) * 1e-6)
+            time.sleep(compute_s)
+            loss.backward()
+            run.step(loss)
+            if run.steps >= steps:
+                return
+
+
+def obey(run: Any, model: Model, address: str) -> None:
+    """Compute, reduce and update when told to, and answer how long it took (seconds)."""
+    while run.role != "member" or run.steps < TOGETHER:
+        model(0.5).backward()
+        run.step(weight=1.0)
+    gate = Caller.join(address, "chaos")
+    try:
+        while True:
+            what, start = gate.hear(), time.perf_counter()
+            if what == "compute":
+                model(0.5).backward()
+            elif what == "reduce":
+                run.sync(weight=1.0)
+            else:
+                run.step()
+            gate.say(time.perf_counter() - start)
+    except EOFError:
+        return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--millions", type=int, default=25, help="parameters")
+    parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
+    parser.add_argument("--compute-ms", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--gate", default="")
+    options = parser.parse_args()
+    model = Model(options.millions)
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    optimizer = kinds[options.optimizer](model.parameters(), lr=1e-3)
+    with chaos.Session(model, optimizer, overlap=not options.gate) as run:
+        if options.gate:
+            obey(run, model, options.gate)
+        else:
+            train(run, model, options.compute_ms / 1000, options.steps)
+
+
+if __name__ == "__main__":
+    main()
