@@ -52,8 +52,8 @@ def test_each_view_is_told_once() -> None:
     board.take([view(p, 0, 1, "ab", "scale-out: b becomes a member") for p in "ab"])
     board.take([view("a", 0, 2, "a", "failure: without b")])
     assert list(board.events) == [
-        "scale-out: b becomes a member; members are a, b",
-        "failure: without b; members are a",
+        "scale-out: b becomes a member; 2 members",
+        "failure: without b; 1 member",
     ]
 
 
@@ -80,6 +80,12 @@ def test_events_in_words() -> None:
         "the worker of a died: signal 9",
     ]
     assert board.peers["a"].role == "left"
+
+
+def test_a_peer_that_stops_at_the_end_is_done() -> None:
+    board = board_of("a")
+    board.take([commit("a", 1, 30), entry("a", 2, "stop", code=0, reason="")])
+    assert board.peers["a"].role == "done"
 
 
 def test_a_killed_peer_stays_killed() -> None:
@@ -124,7 +130,8 @@ def test_the_live_table() -> None:
     assert "step 1 of 30" in text and "loss 4.900" in text
     line = next(line for line in text.splitlines() if "peer-1" in line)
     assert line.strip("│ ").split() == ["peer-1", "north", "member", "1", "100", "ms", "250", "ms"]
-    assert text.count("\n") == empty, "its height stays"
+    board.tell("words " * 50)
+    assert text_of(picture(board)).count("\n") == empty, "its height stays"
 
 
 def test_the_display_fits_the_console() -> None:

@@ -138,15 +138,6 @@ def test_help_tells_the_exit_codes(
     assert "4 the run declined this peer" in words
 
 
-def test_an_interrupted_demo_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(*_: Any) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("chaos.cli.demo.run_demo", interrupted)
-    assert call(monkeypatch, "demo") == 130
-    assert capsys.readouterr().err.count("\n") == 1
-
-
 # --- status and leave ---------------------------------------------------------------------------------
 
 STATUS: dict[str, Any] = {

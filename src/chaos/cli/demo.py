@@ -16,7 +16,7 @@ from rich.console import Console
 
 from chaos.cli.demo_board import Board
 from chaos.cli.demo_costs import Event
-from chaos.cli.demo_peers import DemoPeers, name_of
+from chaos.cli.demo_peers import ENDING, DemoPeers, name_of
 from chaos.cli.demo_summary import Summary, summarise
 from chaos.cli.demo_view import Display, display_for, report
 from chaos.cli.trace_file import Entry, TraceFiles
@@ -179,12 +179,12 @@ class Demo:
 
 @contextmanager
 def signals_as_exits() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind the stack like Ctrl-C does, so that everything is cleaned up."""
+    """Signals unwind the stack, so that everything is cleaned up; Ctrl-C also where a shell has it ignored."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in ENDING}
     try:
         yield
     finally:
@@ -199,8 +199,8 @@ def script() -> Path:
     return Path(spec.origin).with_name("train_text.py")
 
 
-def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> int:
-    """The whole demo; returns the exit code. Raises ChaosError if the run failed or broke a promise."""
+def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> None:
+    """The whole demo. Raises ChaosError if the run failed or broke a promise, SystemExit if a signal ends it."""
     schedule = Schedule(peers, steps)
     console = Console(stderr=as_json)
     with signals_as_exits(), DemoPeers(script(), ["--steps", str(steps), "--seed", str(seed)]) as processes:
@@ -214,4 +214,3 @@ def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> int:
         print(json.dumps(summary.as_json()), flush=True)
     if not summary.kept_its_promises:
         raise ChaosError("the run broke a promise; see the report above")
-    return 0

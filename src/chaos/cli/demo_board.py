@@ -19,7 +19,7 @@ class PeerLine:
     name: str
     party: str
     role: str = "starting"
-    """'starting', 'learner', 'member', 'leaver', 'killed' or 'left'."""
+    """'starting', 'learner', 'member', 'leaver', 'killed', 'left' or 'done'."""
     joined: bool = False
     """It was a member at some time."""
     step: int = 0
@@ -80,7 +80,7 @@ class Board:
                     self.view, self.members = entry["view"], tuple(entry["members"])
                     self.tell(str(in_words(entry)))
             case "stop" if peer.role != "killed":
-                peer.role = "left"
+                peer.role = "done" if self.step >= self.steps else "left"
 
     def _committed(self, peer: PeerLine, entry: Entry) -> None:
         peer.step = entry["step"]
@@ -97,8 +97,8 @@ def in_words(entry: Entry) -> str | None:
     """An entry for people who do not know the protocol; None for what would only flood them."""
     match entry.kind:
         case "view":
-            names = ", ".join(entry["members"])
-            return f"{entry['reason']}; members are {names}"
+            count = len(entry["members"])
+            return f"{entry['reason']}; {count} member{'s' if count != 1 else ''}"
         case "worker_died":
             return f"the worker of {entry.peer} died: {entry['reason']}"
         case "fetched_state":

@@ -141,9 +141,9 @@ class DemoPeers:
         return self.peers[name]
 
     def _environment(self) -> dict[str, str]:
-        """The user's own settings for runs are none of the demo's business."""
+        """The user's own settings for runs are none of the demo's business; torch's caches go where the rest is."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("CHAOS_")}
-        return inherited | {MARK: str(self._runtime), "OMP_NUM_THREADS": "1"}
+        return inherited | {MARK: str(self._runtime), "TMPDIR": str(self.directory), "OMP_NUM_THREADS": "1"}
 
     def _end(self) -> None:
         assert self._guard.stdin is not None

@@ -99,11 +99,12 @@ def picture(board: Board) -> Panel:
     for title in ("step", "computing", "waiting"):
         table.add_column(title, justify="right")
     for peer in board.peers.values():
-        style = {"killed": "red", "left": "dim", "member": "green"}.get(peer.role, "yellow")
+        style = {"killed": "red", "left": "dim", "done": "green", "member": "green"}.get(peer.role, "yellow")
         times = [f"{seconds * 1000:.0f} ms" for seconds in (peer.compute_s, peer.wait_s)] if peer.step else ["", ""]
         table.add_row(peer.name, peer.party, Text(peer.role, style=style), str(peer.step or ""), *times)
     # As many lines from the first moment on: a display that grows makes a terminal flicker.
-    events = Text("\n".join(["", *board.events, *[""] * ((board.events.maxlen or 0) - len(board.events))]), style="dim")
+    lines = ["", *board.events, *[""] * ((board.events.maxlen or 0) - len(board.events))]
+    events = Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis")
     return Panel(
         Group(Text(loss, style="bold"), Text(""), table, events),
         title=f"step {board.step} of {board.steps}",

@@ -50,12 +50,7 @@ def demo(
     """Train a small GPT with several peers on this machine; one joins, one is killed, one leaves."""
     from chaos.cli.demo import run_demo  # each verb loads what it needs, so that the others start at once
 
-    try:
-        code = run_demo(peers, steps, seed, as_json)
-    except KeyboardInterrupt:
-        print("chaos: interrupted; nothing of the demo is left", file=sys.stderr)
-        code = 130
-    raise typer.Exit(code)
+    run_demo(peers, steps, seed, as_json)
 
 
 @app.command(
