@@ -42,7 +42,9 @@ class Worker:
     fingerprint: Fingerprint
     layout: Layout
     applied: int | None = None
-    """The step its parameters are at; None until it was given the run's state."""
+    """The step its parameters will be at once it has obeyed; None until it was given the run's state."""
+    holds: int = 0
+    """The step it said itself that it stands at: results up to there were read, later ones may still be."""
     at_boundary: bool = False
     computing: int = 0
     """The step it was last told to compute a contribution for, as a member; 0: none."""
@@ -88,7 +90,7 @@ class WorkerDesk:
         )
         self._ctx.emit(ToWorker(answer))
         if founder:
-            worker.applied = steps.finished
+            worker.applied = worker.holds = steps.finished
             self._proceed(member=True)
         else:
             self._proceed(member=False)
@@ -98,6 +100,7 @@ class WorkerDesk:
         if worker is None:
             return
         worker.at_boundary = True
+        worker.holds = message.applied
         worker.warmed = True
         self._ctx.trace("boundary", applied=message.applied, compute_s=round(message.compute_s, 6))
         part, step, worker.computing = message.contribution, worker.computing, 0
@@ -133,6 +136,7 @@ class WorkerDesk:
         if self.worker is not None:
             self.worker.loading = False
             self.worker.applied = None if self.worker.stale_load else step
+            self.worker.holds = step
             self._ctx.trace("state_loaded", step=step, stale=self.worker.stale_load)
             self.worker.stale_load = False
             self.pump()
@@ -186,7 +190,7 @@ class WorkerDesk:
             return self._node.learner.base_step if self._ctx.role == Role.LEARNER else finished
         if self.worker.applied is None:
             return self._node.learner.base_step
-        return self.worker.applied
+        return self.worker.holds
 
     def pump(self) -> None:
         """While the worker waits at a boundary: commits in order, then the signal to go on."""
