@@ -41,12 +41,15 @@ class Peer:
         self._script = script
         self._offset = 0
         self._entries: list[Entry] = []
+        self._log_offset = log.stat().st_size if log.exists() else 0
+        """Earlier peers of this name wrote to the same file."""
         self.launcher: subprocess.Popen[bytes]
 
     # --- what it says ------------------------------------------------------------------------------------
 
     def output(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """What it printed since it was started."""
+        return self.log.read_bytes()[self._log_offset :].decode(errors="replace") if self.log.exists() else ""
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Its trace so far, or the lines of one kind."""
