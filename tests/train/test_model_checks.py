@@ -118,6 +118,21 @@ def test_a_sparse_gradient_that_appears_later_is_refused(agents: Callable) -> No
         agent.run(script)
 
 
+def test_a_parameter_unfrozen_later_is_refused(agents: Callable) -> None:
+    """Its gradient would stay on this peer, and the peers would differ."""
+    agent, model = agents(), make_mlp()
+    model[0].weight.requires_grad_(False)
+
+    def script(index: int) -> None:
+        with agent.worker(index, model, sgd(model)) as run:
+            model[0].weight.requires_grad_(True)
+            model(torch.ones(2, 4).double()).sum().backward()
+            run.step()
+
+    with pytest.raises(ChaosError, match=r"'0.weight' did not require a gradient"):
+        agent.run(script)
+
+
 # --- fingerprint ------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chaos.train.buckets import Buckets
 from chaos.train.errors import LateGradient, Unsupported
@@ -27,8 +27,9 @@ class Gradients:
     backward calls) keep their bucket waiting for the step; the first step only watches for those.
     """
 
-    def __init__(self, buckets: Buckets) -> None:
+    def __init__(self, buckets: Buckets, frozen: dict[str, nn.Parameter]) -> None:
         self._buckets = buckets
+        self._frozen = frozen
         self.announce: Announce = _keep
         """Called in backward with each complete bucket; set by who can send it."""
         count = len(buckets.params)
@@ -77,6 +78,12 @@ class Gradients:
         Covers what hooks don't see: gradients the script set by hand, or dropped. Raises `LateGradient`
         if that happened to one the agent already has.
         """
+        for name, param in self._frozen.items():
+            if param.grad is not None:
+                raise Unsupported(
+                    f"'{name}' did not require a gradient when the session was made and has one now; "
+                    "let it require one from the start, and give it a learning rate of 0 until it is to be trained"
+                )
         announced = [segment in self._announced for segment in self._buckets.segment_of]
         for index, (param, view) in enumerate(zip(self._buckets.params, self._buckets.views, strict=True)):
             if announced[index]:

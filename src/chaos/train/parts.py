@@ -68,6 +68,7 @@ class Parts:
                 first_name[id(param)] = name
                 self.params[name] = param
         self.trainable = {name: param for name, param in self.params.items() if param.requires_grad}
+        self.frozen = {name: param for name, param in self.params.items() if not param.requires_grad}
         self.buffers = list(_persistent_buffers(self.model))
         self.name_of = {id(param): name for name, param in self.params.items()}
 

@@ -219,7 +219,8 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options)
         raise RemoteProtocolError(f"the agent answered a registration with {type(welcome).__name__}")
     buckets = Buckets(fds[0], plan, training.parts)
     ring = ResultRing(fds[1], welcome.slots, welcome.slot_stride, plan.layout.nbytes)
-    means = Means(buckets, training.buffers, Gradients(buckets), ring, update, Snapshots(training, link.send))
+    gradients = Gradients(buckets, training.parts.frozen)
+    means = Means(buckets, training.buffers, gradients, ring, update, Snapshots(training, link.send))
     seed = (welcome.seed + options.seed) % 2**63
     return PeerRun(options, link, means, BoundaryLoop(link, means, welcome, seed), welcome.name)
 
