@@ -244,6 +244,39 @@ def test_small_epochs_with_dying_workers(seed: int) -> None:
     check(world)
 
 
+def ahead_with_slow_frames(seed: int) -> World:
+    """Two members, and the second has just finished a step whose frames are still under way to the first."""
+    world, peers = start(2, seed)
+    world.bulk_delay = 0.06
+    world.run_until(lambda: peers[1].node.steps.finished > peers[0].node.steps.finished, 5)
+    return world
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_step_whose_only_holder_dies_is_redone(seed: int) -> None:
+    """The view said to fetch it from a peer without a worker, which died too: the survivor used to wait for ever."""
+    world = ahead_with_slow_frames(seed)
+    first, second = world.members()
+    world.kill_worker(second)
+    world.run_until(lambda: second.node.ctx.role == Role.LEARNER, 1)
+    world.kill(second)
+    advance(world, first, 3)
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planned_view_begins_no_earlier_than_the_one_before(seed: int) -> None:
+    """A joiner is admitted while the only member still fetches a step: that step must not run a second time."""
+    world = ahead_with_slow_frames(seed)
+    first, second = world.members()
+    world.kill_worker(second)
+    joiner = world.join(2, 0)
+    world.run_until(lambda: joiner.node.ctx.role == Role.LEARNER, 1)
+    world.run_until(lambda: len(world.members()) == 3, 10)
+    advance(world, first, 3)
+    check(world)
+
+
 # --- leaving, ending ------------------------------------------------------------------------------------------------
 
 

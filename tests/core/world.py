@@ -664,6 +664,9 @@ class World:
         view = {name: value for name, value in fields.items() if name != "role"}
         agreed = self.views.setdefault(view["view"], view)
         assert agreed == view, f"seed {self.seed}: two views with one id: {agreed} and {view}"
+        before = self.views.get(view["view"] - 1)
+        if before is not None and not view["abort"]:
+            assert view["first_step"] >= before["first_step"], f"seed {self.seed}: {view} starts before {before}"
 
     def check_samples(self) -> int:
         """I3: along the stable lineage each sample counts once per epoch: never twice, and all in a finished epoch.

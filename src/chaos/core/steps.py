@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -47,6 +48,8 @@ class Round:
     complete: RoundComplete | None = None
     fetching: str = ""
     """The member that was asked for its finished result."""
+    mark: int = 0
+    """The view id that its frames bear."""
     fetched: FinishedStep | None = None
     """What it answered, apart from the bytes."""
 
@@ -77,6 +80,9 @@ class Steps:
         """Acknowledgements of steps that are not finished here yet, to be compared then."""
         self._entry = 0
         """The first step of the view that made this peer a member."""
+        self._sources: set[str] = set()
+        self._owed = 0
+        """Who had finished the steps up to this one when older rounds were voided."""
         self._finished_at: deque[tuple[float, int]] = deque(maxlen=PACE)
         self._moved_at = 0.0
         self._still = 0
@@ -154,6 +160,7 @@ class Steps:
         self._prune_views()
         self._ctx.emit(SetViews(tuple(self._ctx.views), self.finished))
         if view.abort and self.head and self._ctx.role in (Role.MEMBER, Role.LEARNER):
+            self._sources, self._owed = set(view.sources) - {self._ctx.id}, view.first_step - 1
             self._fetch_missing(view.sources)
         self._unstash()
         self._update_stable()
@@ -183,12 +190,19 @@ class Steps:
             return
         current = self._rounds.setdefault(step, Round(governing))
         current.fetching, current.fetched, current.complete = source, None, None
+        current.mark = self._ctx.view.id
         self._ctx.emit(FetchRound(self._ctx.view.id, step))
         self._ctx.send(source, FetchResult(step, self._ctx.view.id))
 
+    @property
+    def abandoned(self) -> bool:
+        """Those that had finished a step which this member lacks are gone, or keep it no more: it has to be redone."""
+        present = {p.id for p in self._ctx.view.everybody()}
+        return self.finished < self._owed and bool(self.head) and not self._sources & present
+
     def refetch(self, lost: str) -> None:
         """A source went away: another one serves what it owed, now, in the next view, or once it is found."""
-        others = [p for p in self._ctx.view.sources if p not in (lost, self._ctx.id)]
+        others = sorted(p for p in self._sources if p != lost and self._ctx.takes_part(p))
         for step, current in list(self._rounds.items()):
             if current.fetching == lost and (current.fetched is None or current.complete is None):
                 current.fetched = None
@@ -198,7 +212,7 @@ class Steps:
     def reset(self) -> None:
         """Forget where the run stands: this peer was left behind and will take a snapshot."""
         self.head, self.data = b"", DataState()
-        self.finished = self.opened = self.stable = self._released = 0
+        self.finished = self.opened = self.stable = self._released = self._owed = 0
         self._gate, self._frozen = None, False
         for kept in (self.history, self.slots, self._rounds, self._own, self._acks, self._stash, self._early):
             kept.clear()
@@ -243,8 +257,8 @@ class Steps:
         comes = current is not None and not current.fetching and self._all_contributed(current)
         if self._still < (STILL_COMING if comes else STILL_UNKNOWN):
             return
-        members = self._ctx.view.member_ids()
-        ahead = sorted(p for p in members if (beat := progress.get(p)) is not None and beat.finished >= step)
+        everybody = [p.id for p in self._ctx.view.everybody()]
+        ahead = sorted(p for p in everybody if (beat := progress.get(p)) is not None and beat.finished >= step)
         if ahead:
             last = current.fetching if current is not None else ""
             self._fetch(step, next((p for p in ahead if p > last), ahead[0]))
@@ -274,6 +288,8 @@ class Steps:
     def on_contribution(self, src: str, message: StepContribution) -> None:
         if self.head and message.step > self.finished + AHEAD:
             raise RemoteProtocolError(f"a contribution to step {message.step} while step {self.finished} is finished")
+        if not message.contribution.weight < math.inf:
+            raise RemoteProtocolError(f"a contribution with weight {message.contribution.weight}")
         if not self._ctx.views or message.view_id > self._ctx.view.id:
             stash = self._stash.setdefault(src, [])
             if len(stash) < STASH:
@@ -321,7 +337,7 @@ class Steps:
             current = self._rounds.setdefault(event.step, Round(view))
         if current is None or event.step <= self.finished:
             return
-        if current.view.id != event.view_id and event.view_id != self._ctx.view.id:
+        if event.view_id != (current.mark if current.fetching else current.view.id):
             return
         current.complete = event
         self.advance()
@@ -334,6 +350,8 @@ class Steps:
         if current.view.id != message.view_id:
             self._node.lost_track(f"step {message.step} ran under a view that is not known here")
             return
+        if not all(part.weight < math.inf for _, part in message.contributions):
+            raise RemoteProtocolError(f"step {message.step} with a weight that is no number")
         current.contributions = dict(message.contributions)
         current.fetched = message
         self._ctx.trace("fetched", step=message.step, source=self._ctx.name(src))
@@ -351,10 +369,15 @@ class Steps:
             self._ctx.emit(ServeResult(src, message.view_id, message.step))
 
     def on_result_missing(self, src: str, message: ResultMissing) -> None:
-        """A learner takes a newer snapshot; a member asks the next one in a while."""
+        """A learner takes a newer snapshot; a member asks the others."""
         current = self._rounds.get(message.step)
-        if current is not None and current.fetching == src and self._ctx.role == Role.LEARNER:
+        if current is None or current.fetching != src or current.fetched is not None:
+            return
+        self._sources.discard(src)
+        if self._ctx.role == Role.LEARNER:
             self._node.lost_track(f"the result of step {message.step} is not kept any more")
+        else:
+            self.refetch(src)
 
     # --- commit ----------------------------------------------------------------------------------------
 
@@ -458,7 +481,7 @@ class Steps:
         view = self._ctx.view_for(step)
         if view is None or view.member(self._ctx.id) is None or self._ctx.role == Role.JOINER:
             return
-        if self._ctx.view.abort and step < self._ctx.view.first_step:
+        if step <= self._owed:
             return
         if (step == view.start and len(view.members) < view.min_peers) or self._is_paused():
             return

@@ -79,7 +79,8 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
 def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing: tuple[str, ...]) -> View:
     """The view with joiners admitted, ready learners promoted and leavers gone. All members of `base` report.
 
-    Steps before `first_step` finish under the old view; nobody has opened one at or after it.
+    Steps before `first_step` finish under the old view; nobody has opened one at or after it. What the old view
+    left to be fetched from others is still to be fetched.
     """
     assert all(m.id in reports for m in base.members)
     admitted = sorted(wishes.admit.values(), key=lambda p: p.id)
@@ -93,7 +94,7 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         p for p in base.learners if p.id not in member_ids and p.id not in renewed and p.id not in wishes.lost_learners
     ]
     learners = tuple(kept) + tuple(p for p in admitted if p.id not in member_ids)
-    first_step = max(report.opened for report in reports.values()) + 1
+    first_step = max(base.first_step, *(report.opened + 1 for report in reports.values()))
     return View(
         lineage=base.lineage,
         id=base.id + 1,

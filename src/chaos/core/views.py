@@ -70,7 +70,7 @@ class Views:
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
         wishes = self._ctx.wishes
-        if self._failed():
+        if self._failed() or self._node.steps.abandoned:
             return "failure"
         if wishes.admit or wishes.lost_learners or self._promotable() or self.releasing():
             return "planned"

@@ -1,0 +1,58 @@
+"""A hypothesis strategy for every message, from its own type: whatever decodes can be drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from hypothesis import strategies as st
+from msgspec import inspect
+
+from chaos.core.messages import LastWords, PeerMessage, Sealed
+from chaos.core.types import PeerInfo
+from tests.core.world import info, peer_id, sign
+
+IDS = [peer_id(i) for i in range(6)]
+COUNTS = st.one_of(st.integers(0, 12), st.integers(0, 2**63 - 1))
+
+
+def strategy(tp: Any) -> st.SearchStrategy[Any]:
+    """Values of this msgspec type; ids and small numbers that mean something to a run come up often."""
+    match tp:
+        case inspect.StructType(cls=cls) if cls is PeerInfo:
+            return st.builds(info, st.integers(0, 5), st.integers(1, 3))
+        case inspect.StructType(cls=cls) if cls is Sealed:
+            words = strategy(inspect.type_info(LastWords)).map(msgspec.msgpack.encode)
+            return st.one_of(words.map(lambda w: Sealed(w, sign(w))), st.builds(Sealed, words, st.just(b"0" * 64)))
+        case inspect.StructType(cls=cls, fields=fields):
+            return st.builds(cls, *(strategy(f.type) for f in fields))
+        case inspect.UnionType(types=types):
+            return st.one_of([strategy(t) for t in types])
+        case inspect.VarTupleType(item_type=item, max_length=limit):
+            return st.lists(strategy(item), max_size=min(limit or 3, 3)).map(tuple)
+        case inspect.TupleType(item_types=items):
+            return st.tuples(*(strategy(t) for t in items))
+        case inspect.StrType(pattern="^[0-9a-f]{16}$"):
+            return st.sampled_from(IDS)
+        case inspect.StrType(pattern=pattern) if pattern:
+            return st.from_regex(pattern.removesuffix("$") + r"\Z")
+        case inspect.StrType(max_length=limit):
+            return st.one_of(st.just("one"), st.text(max_size=min(limit or 8, 8)))
+        case inspect.BytesType(min_length=low, max_length=high):
+            return st.binary(min_size=low or 0, max_size=min(high or 16, max(low or 0, 16)))
+        case inspect.IntType(le=high) if high is not None and high < 2**62:
+            return st.integers(tp.ge or 0, high)
+        case inspect.IntType():
+            return COUNTS
+        case inspect.FloatType(ge=low, le=high):
+            return st.floats(min_value=low, max_value=high, allow_nan=False)
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.NoneType():
+            return st.none()
+    raise AssertionError(f"no strategy for {tp}")
+
+
+MESSAGES: list[type[PeerMessage]] = list(PeerMessage.__args__)  # type: ignore[attr-defined]
+BY_TYPE = {tp: strategy(inspect.type_info(tp)) for tp in MESSAGES}
+ANY_MESSAGE = st.sampled_from(MESSAGES).flatmap(lambda tp: BY_TYPE[tp])
