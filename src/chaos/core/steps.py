@@ -144,6 +144,7 @@ class Steps:
         self._early = {peer: {s: h for s, h in acks.items() if s > step} for peer, acks in self._early.items()}
         self._prune_views()
         self._ctx.emit(SetViews(tuple(self._ctx.views), step))
+        self._ctx.emit(ReleaseResults(step))  # a learner that was left behind has its memory full of these
         self.advance()
 
     def installed(self, view: View, was: Role) -> None:
