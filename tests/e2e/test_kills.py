@@ -78,7 +78,7 @@ def plan_of(joiner: Peer) -> set[str]:
 
 
 def test_donors_and_joiners_die_while_the_state_is_fetched(cluster: Cluster) -> None:
-    job = cluster.job(frozen_mb=LARGE_MB)
+    job = cluster.job(frozen_mb=LARGE_MB, sleep_s=0.05)
     a, b = cluster.found("ab", job)
     c = cluster.start("c", job, join=[a.address()])
     until_fetching(cluster, c, since=0.0)
@@ -99,7 +99,7 @@ def test_donors_and_joiners_die_while_the_state_is_fetched(cluster: Cluster) -> 
 
 
 def test_whole_groups_die_while_the_state_is_fetched(cluster: Cluster) -> None:
-    job = cluster.job(frozen_mb=LARGE_MB)
+    job = cluster.job(frozen_mb=LARGE_MB, sleep_s=0.05)
     a, b, c = cluster.found("abc", job)
     d = cluster.start("d", job, join=[b.address()])
     e = cluster.start("e", job, join=[c.address()])
