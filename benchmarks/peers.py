@@ -23,8 +23,8 @@ class Peers:
     """Peers that run `benchmarks/worker.py`; none is left on leaving the block. Time is the monotonic clock's."""
 
     def __init__(self, args: list[str], plain: bool = False, instrument: bool = False) -> None:
-        paths = [str(HERE.parent)] + ([str(HERE / "instrument")] if instrument else [])
-        self._environment = {"PYTHONPATH": os.pathsep.join(paths)}
+        paths = [HERE.parent, HERE.parent / "src", *([HERE / "instrument"] if instrument else [])]
+        self._environment = {"PYTHONPATH": os.pathsep.join(map(str, paths))}
         self._demo = DemoPeers(WORKER, args)
         self._plain = ["--plain"] if plain else []
         self._files: dict[str, TraceFiles] = {}
