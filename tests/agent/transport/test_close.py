@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.agent.transport import PAUSE, BulkHeader, PlainSecurity, TransportConfig, request
+from chaos.agent.transport import PAUSE, BulkHeader, DialFailed, PlainSecurity, TransportConfig, request
 
 from .ends import Stranger, eventually, plain_info, run, world
 
@@ -82,6 +82,30 @@ def test_closing_does_not_wait_for_a_peer_that_reads_nothing() -> None:
             assert a.transport.counters["not_flushed"] == 1
             control.close()
             lane.close()
+
+    run(test())
+
+
+def test_a_closed_transport_dials_nobody() -> None:
+    async def test() -> None:
+        async with world() as w:
+            a, b = await w.end("a"), await w.end("b")
+            mute: list[asyncio.StreamWriter] = []
+            server = await asyncio.start_server(lambda _r, writer: mute.append(writer), "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            dialing = asyncio.create_task(a.transport.dial(f"127.0.0.1:{port}"))
+            await eventually(lambda: len(mute) == 2)
+            await a.transport.close()
+            with pytest.raises(DialFailed, match="this agent ended"):
+                await dialing
+            with pytest.raises(DialFailed, match="this agent ended"):
+                await a.transport.dial(b.address)
+            a.transport.connect(b.info)
+            server.close()
+            for writer in mute:
+                writer.close()
+            await eventually(lambda: len(asyncio.all_tasks()) == 1, "no task is left")
+            assert b.ups == []
 
     run(test())
 

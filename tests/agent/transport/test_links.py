@@ -19,9 +19,10 @@ from chaos.agent.transport import (
     TransportConfig,
     Verdict,
 )
+from chaos.agent.transport.hello import encode_greeting
 from chaos.core.errors import ChaosError, Refused
 
-from .ends import LIMIT_S, End, eventually, run, world
+from .ends import LIMIT_S, End, eventually, hello_of, plain_info, run, world
 
 MIB = 2**20
 
@@ -423,6 +424,30 @@ def test_address_that_leads_to_somebody_else(parties: Path | None) -> None:
             assert c.id in a.refusals[0][1]
             assert b.id in a.refusals[0][1]
             assert c.ups == []
+
+    run(test())
+
+
+def test_an_answer_of_somebody_else() -> None:
+    """He claims to be another peer than the one that was dialed, and has not looked at whom we meant."""
+
+    async def test() -> None:
+        async with world() as w:
+            a, b = await w.end("a"), await w.end("b")
+
+            async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.read(1000)
+                writer.write(encode_greeting(hello_of(plain_info("z"), "control")))
+                await reader.read()
+                writer.close()
+
+            server = await asyncio.start_server(impostor, "127.0.0.1", 0)
+            b.set_addresses((f"127.0.0.1:{server.sockets[0].getsockname()[1]}",))
+            a.transport.connect(b.info)
+            await eventually(lambda: a.refusals)
+            assert f"answers, not {b.id}" in a.refusals[0][1]
+            assert a.ups == []
+            server.close()
 
     run(test())
 

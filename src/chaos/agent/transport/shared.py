@@ -30,16 +30,25 @@ class Shared:
         self.roster = Roster()
         self.counters: Counter[str] = Counter()
         self.resolver = ThreadPoolExecutor(max_workers=2, thread_name_prefix="chaos-resolve")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run in the background until it ends or the transport closes; what it raises goes to the loop's handler."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        self.own(task)
+        task.add_done_callback(_report)
         return task
 
+    def own(self, task: asyncio.Task[Any]) -> None:
+        """End the task when the transport closes, or at once if it has. Whoever awaits it gets what it raises."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._closed:
+            task.cancel()
+
     async def stop_tasks(self) -> None:
+        self._closed = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -69,9 +78,9 @@ class Shared:
         self.roster.add(link)
         return link
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            task.get_loop().call_exception_handler(
-                {"message": "a task of the transport failed", "exception": error, "task": task}
-            )
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler(
+            {"message": "a task of the transport failed", "exception": error, "task": task}
+        )

@@ -21,6 +21,7 @@ from chaos.agent.transport.listener import Listener
 from chaos.agent.transport.router import Router
 from chaos.agent.transport.security import Security
 from chaos.agent.transport.shared import Shared
+from chaos.agent.transport.wishes import Wishes
 from chaos.core.types import PeerInfo
 
 LINGER_S = 1.0
@@ -43,7 +44,8 @@ class Transport:
         self._listen = list(listen)
         self._handlers = handlers
         self._shared = Shared(me, run_id, security, config or TransportConfig(), self)
-        self._dialer = Dialer(self._shared, handlers.on_refused)
+        self._dialer = Dialer(self._shared)
+        self._wishes = Wishes(self._shared, self._dialer, handlers.on_refused)
         self._listener = Listener(self._shared, handlers.on_client)
         self._router = Router(self._shared, handlers, self.resume_bulk)
         self._lingering: set[ControlConnection] = set()
@@ -84,7 +86,7 @@ class Transport:
 
     def connect(self, info: PeerInfo) -> None:
         """Keep a link to this peer until `disconnect`: dial its addresses in order, again and again."""
-        self._dialer.want(info)
+        self._wishes.want(info)
 
     async def dial(self, address: str) -> PeerInfo:
         """First contact: a link to whoever answers at HOST:PORT, which is then up. Learns the run id if it is empty.
@@ -96,7 +98,7 @@ class Transport:
 
     def disconnect(self, peer: str, reason: str) -> None:
         """End the link, tell the peer why, and dial it no more. It may still dial this one."""
-        self._dialer.forget(peer)
+        self._wishes.forget(peer)
         link = self._shared.roster.links.get(peer)
         if link is not None:
             link.close(reason, farewell=reason)
