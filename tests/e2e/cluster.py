@@ -245,7 +245,7 @@ class Cluster:
 
     # --- ending ------------------------------------------------------------------------------------------
 
-    def finish(self, peers: Iterable[Peer], seconds: float = 30.0) -> None:
+    def finish(self, peers: Iterable[Peer], seconds: float = 60.0) -> None:
         """Let the scripts end after some more epochs; all these peers end with exit code 0."""
         peers = list(peers)
         part = self.folder / "stop-epoch.part"

@@ -26,7 +26,7 @@ def resumed_step(output: str) -> int:
 
 def test_all_die_twice_and_resume(cluster: Cluster) -> None:
     """First between checkpoints, then while one is being written."""
-    job = cluster.job(frozen_mb=48, dump_every=EVERY, samples=2400, optimizer="adam", sleep_s=0.02)
+    job = cluster.job(frozen_mb=48, dump_every=EVERY, samples=480, optimizer="adam", sleep_s=0.02)
     folder = cluster.folder / "checkpoints"
     keep = ("--checkpoint", str(folder), "--checkpoint-every", str(EVERY))
     a, b = cluster.found("ab", job, *keep)
