@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.core import events as ev
+from chaos.core import worker_messages as wm
 from chaos.core.context import Role
 from chaos.core.learner import Phase
 from tests.core.test_outcomes import advance, check, start, traces
@@ -357,3 +358,24 @@ def test_a_learner_of_a_run_that_ends_stops() -> None:
     world.steps = peers[0].node.steps.finished + 3
     world.run_until(lambda: joiner.stopped is not None, 10)
     check(world)
+
+
+@pytest.mark.parametrize("how", ["killed", "host lost", "script ends", "worker dies"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_leaver_that_goes_before_the_last_step_it_owes(seed: int, how: str) -> None:
+    """A view lets a leaver go at step f; the steps before f still need its part, or a view without it."""
+    world, peers = start(3, seed)
+    leaver = peers[2]
+    world.run(world.now + seed * 0.0007)
+    leaver.handle(ev.LeaveRequested("test"))
+    world.run_until(lambda: leaver.node.ctx.role == Role.LEAVER or leaver.stopped is not None, 5)
+    if how in ("killed", "host lost"):
+        world.kill(leaver, seal=how == "killed")
+    elif how == "script ends":
+        leaver.worker.ended, leaver.worker.alive = True, False
+        leaver.handle(ev.WorkerSaid(wm.Finished(leaver.worker.applied)))
+    else:
+        world.kill_worker(leaver)
+    at = peers[0].node.steps.stable
+    world.run_until(lambda: peers[0].node.steps.stable >= at + 3, 10)
+    world.check_samples()

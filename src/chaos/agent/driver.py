@@ -139,7 +139,8 @@ class Agent:
         await self.transport.close()
         self.worker_link.close()
         if self._words is not None:
-            self._words.close(remove=True)
+            said_goodbye = self._stopped.done() and not self._stopped.cancelled() and not self._stopped.exception()
+            self._words.close(remove=said_goodbye)  # of an agent that broke, they are the only proof
         self._trace.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

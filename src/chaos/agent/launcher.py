@@ -69,6 +69,7 @@ def _as_worker(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the launcher answers for all
     os.sched_setscheduler(0, _SCHED_IDLE, os.sched_param(0))
 
 

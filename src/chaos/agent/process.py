@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,6 +210,9 @@ def main() -> int:
     except ChaosError as error:
         print(f"chaos: error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except Exception:  # noqa: BLE001  the edge of the process: whatever it is, it is this agent's own fault
+        traceback.print_exc()
+        return BROKEN
 
 
 if __name__ == "__main__":

@@ -90,6 +90,17 @@ class Context:
         """The installed view."""
         return self.views[-1]
 
+    def departing(self) -> tuple[PeerInfo, ...]:
+        """Members of older views that have left the installed one, but owe their part in steps before it."""
+        staying = set(self.view.member_ids())
+        found = {info.id: info for view in self.views[:-1] for info in view.members if info.id not in staying}
+        return tuple(found.values())
+
+    def seat(self, peer: str) -> PeerInfo | None:
+        """How the run knows `peer`: as member or learner of the installed view, or as one that departs."""
+        seated = self.view.member(peer) or self.view.learner(peer)
+        return seated or next((info for info in self.departing() if info.id == peer), None)
+
     def is_present(self, peer: str, linked: PeerInfo | None) -> bool:
         """Not a newer (or older) incarnation than the one that has a part in the run."""
         if linked is None:

@@ -55,6 +55,8 @@ class Departure:
             self._announce(applied, done=True)
             if self._node.steps.others_contribute(applied + 1):
                 self._node.worker.fill_in(applied + 1)
+        elif self._ctx.role == Role.LEAVER:
+            self._node.worker.fill_in(self._node.steps.finished + 1)
         elif self._ctx.role in (Role.JOINER, Role.LEARNER):
             self.stop(DONE, "the script ended before this peer became a member")
 

@@ -88,7 +88,7 @@ class Liveness:
 
     def installed(self) -> None:
         """Watch everybody in the view, nobody else."""
-        present = {p.id for p in self._ctx.view.everybody()} - {self._ctx.id}
+        present = {p.id for p in (*self._ctx.view.everybody(), *self._ctx.departing())} - {self._ctx.id}
         for peer in sorted(present - self._watched):
             self._detector.forget(peer)
             self._detector.watch(peer, self._ctx.now)
@@ -117,7 +117,7 @@ class Liveness:
     def _doubt(self, peer: str, reason: str) -> None:
         if peer in self._doubts or not self._ctx.views:
             return
-        info = self._ctx.view.member(peer) or self._ctx.view.learner(peer)
+        info = self._ctx.seat(peer)
         if info is None:
             self._detector.forget(peer)
             return

@@ -407,7 +407,7 @@ class Node:
         ctx = self.ctx
         if not ctx.views or words.run != ctx.run:
             return
-        info = ctx.view.member(words.peer) or ctx.view.learner(words.peer)
+        info = ctx.seat(words.peer)
         if info is None or info.incarnation != words.incarnation:
             return
         if not ctx.config.verify(info.key, sealed.signature, sealed.words):
@@ -524,6 +524,8 @@ class Node:
             self._worker_down(reason)
         elif self.ctx.role == Role.LEARNER:
             self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
+        elif self.ctx.role == Role.LEAVER:
+            self.worker.fill_in(self.steps.finished + 1)
 
     def _worker_down(self, reason: str) -> None:
         self.ctx.send_all((p.id for p in self.ctx.view.everybody()), WorkerDown(reason))

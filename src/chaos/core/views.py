@@ -39,12 +39,15 @@ class Views:
 
     def _failed(self) -> list[str]:
         """Members without whom steps can't go on."""
-        wishes = self._ctx.wishes
-        return [
+        wishes, view = self._ctx.wishes, self._ctx.view
+        failed = [
             peer
-            for peer in self._ctx.view.member_ids()
+            for peer in view.member_ids()
             if peer in self.suspects or peer in self.gone or peer in wishes.worker_down
         ]
+        if self._node.steps.finished < view.first_step - 1:
+            failed += [info.id for info in self._ctx.departing() if info.id in self.suspects]
+        return failed
 
     def releasing(self) -> tuple[str, ...]:
         """Leavers that the next planned view lets go.
@@ -191,8 +194,7 @@ class Views:
             value = planned(current.base, reports, self._ctx.wishes, self.releasing())
         elif value is None:
             silent = [p for p in current.base.member_ids() if p not in reports]
-            cause = "sealed" if all(p in current.gone for p in silent) else "silent"
-            value = after_failure(current.base, reports, self._ctx.wishes, cause if silent else "worker died")
+            value = after_failure(current.base, reports, self._ctx.wishes, self._cause(current, silent))
             if value is None:
                 self._node.departure.stop(LOST, f"every worker of the run died; {START_AGAIN}")
                 return
@@ -200,6 +202,12 @@ class Views:
         for peer in current.base.member_ids():
             if peer not in current.gone:
                 self._ctx.send(peer, Accept(current.decree, current.ballot, value))
+
+    def _cause(self, current: Proposal, silent: list[str]) -> str:
+        if silent:
+            return "sealed" if all(p in current.gone for p in silent) else "silent"
+        left = [info.name for info in self._ctx.departing() if info.id in self.suspects]
+        return f"{', '.join(left)} left before the last step it owed" if left else "worker died"
 
     # --- voting --------------------------------------------------------------------------------------------
 
@@ -280,7 +288,7 @@ class Views:
 
     def add_gone(self, sealed: Sealed, words: LastWords) -> bool:
         """A peer's words are in hand. False if that was known or does not concern this view."""
-        info = self._ctx.view.member(words.peer) or self._ctx.view.learner(words.peer)
+        info = self._ctx.seat(words.peer)
         if info is None or words.peer in self.gone or info.incarnation != words.incarnation:
             return False
         self.gone[words.peer] = (sealed, words)
@@ -293,13 +301,14 @@ class Views:
     def suspect(self, peer: str, reason: str) -> None:
         if peer in self.suspects or not self._ctx.views:
             return
-        if self._ctx.view.member(peer):
+        if self._ctx.view.learner(peer):
+            if peer not in self._ctx.wishes.lost_learners:
+                self._ctx.wishes.lost_learners.add(peer)
+                self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
+        elif self._ctx.seat(peer):
             self.suspects.add(peer)
             self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
             self._node.steps.refetch(peer)
-        elif self._ctx.view.learner(peer) and peer not in self._ctx.wishes.lost_learners:
-            self._ctx.wishes.lost_learners.add(peer)
-            self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
 
     def trust(self, peer: str) -> None:
         """A suspect was heard again before anybody decided to go on without it."""
@@ -337,7 +346,7 @@ class Views:
         ctx.wishes.forget(view, before)
         known = {p.id for p in view.everybody()}
         self.gone = {peer: entry for peer, entry in self.gone.items() if peer in known}
-        self.suspects &= known
+        self.suspects &= known | {info.id for info in ctx.departing()}
         if ctx.role == Role.MEMBER:
             if self.acceptor is None:
                 self.acceptor = Acceptor(view)

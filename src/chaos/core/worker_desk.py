@@ -253,7 +253,7 @@ class WorkerDesk:
         if steps.contributed(step):
             return
         if worker is not None and worker.script_ended:
-            if steps.others_contribute(step):
+            if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
         elif worker is None or worker.computing != step:
             steps.contribute(step, self._empty())
