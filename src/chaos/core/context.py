@@ -92,6 +92,8 @@ class Context:
 
     def departing(self) -> tuple[PeerInfo, ...]:
         """Members of older views that have left the installed one, but owe their part in steps before it."""
+        if self.view.abort:
+            return ()
         staying = set(self.view.member_ids())
         found = {info.id: info for view in self.views[:-1] for info in view.members if info.id not in staying}
         return tuple(found.values())

@@ -45,9 +45,13 @@ class Views:
             for peer in view.member_ids()
             if peer in self.suspects or peer in self.gone or peer in wishes.worker_down
         ]
-        if self._node.steps.finished < view.first_step - 1:
-            failed += [info.id for info in self._ctx.departing() if info.id in self.suspects]
-        return failed
+        return failed + [peer for peer in self._owing() if peer in self.suspects]
+
+    def _owing(self) -> list[str]:
+        """Leavers without whom steps before the installed view can't end."""
+        if self._node.steps.finished >= self._ctx.view.first_step - 1:
+            return []
+        return [info.id for info in self._ctx.departing()]
 
     def releasing(self) -> tuple[str, ...]:
         """Leavers that the next planned view lets go.
@@ -96,6 +100,7 @@ class Views:
         """Propose if it is my turn: the lowest unsuspected rank at once, the others after a while each."""
         if self.acceptor is None or self._ctx.role not in (Role.MEMBER,):
             return
+        self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
         need = self.needed()
         if not need:
             self._need_since = None
