@@ -220,7 +220,7 @@ class Cluster:
     def go_on_without(self, dead: Iterable[str], survivors: Iterable[Peer], killed_at: float) -> int:
         """Every survivor commits under a view without the dead within 2 s of the kill, and nobody computes twice.
 
-        Returns the first step under that view.
+        Returns the first step that was committed so.
         """
         dead, survivors = set(dead), list(survivors)
 
@@ -234,14 +234,16 @@ class Cluster:
             return next((c for c in commits if view and c["wall"] > killed_at and c["view"] >= view["view"]), None)
 
         self.until(lambda: all(map(committed, survivors)), 10, f"{[p.name for p in survivors]} go on without {dead}")
+        step = 0
         for peer in survivors:
             commit, view = committed(peer), view_without(peer)
             assert commit is not None and view is not None
+            step = int(commit["step"])
             took = commit["wall"] - killed_at
             assert took < 2.0, f"{peer.name} needed {took:.2f} s to its next step without {dead}"
             computed = [b for b in peer.entries("boundary") if b["applied"] == view["first_step"] - 1]
             assert len(computed) <= 1, f"{peer.name} computed step {view['first_step']} {len(computed)} times"
-        return int(commit["step"])
+        return step
 
     # --- ending ------------------------------------------------------------------------------------------
 

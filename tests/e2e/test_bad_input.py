@@ -62,8 +62,6 @@ def test_what_is_wrong_with_one_peer_costs_the_others_nothing(cluster: Cluster) 
     said_in_one_line(bad["missing"], "chaos: error:", "no-such-script.py")
 
     other_model = cluster.start("other", cluster.job(width=17), join=[home])
-    namesake_party = cluster.party("neighbour")
-    namesake_party.admit(cluster.party("home").root.pem)
     said_in_one_line(other_model, "0.weight", "16", "17")
 
     assert not [v for peer in members for v in peer.entries("view") if v["abort"]], "a round of the members was aborted"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import START_S, Cluster, load
+from tests.e2e.cluster import START_S, Cluster, Entry, load
 from tests.e2e.lineage import check_samples, equal_bytes, replay
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -63,9 +63,9 @@ def test_all_die_twice_and_resume(cluster: Cluster) -> None:
         assert abs(finals["a"][key] - value).max() < 1e-9, f"{key} differs from the replay"
 
 
-def steps_of_last_lineage(cluster: Cluster, resumed_at: int) -> list[dict]:
+def steps_of_last_lineage(cluster: Cluster, resumed_at: int) -> list[Entry]:
     """Up to the checkpoint from whoever trained it, from there on from the last incarnations."""
-    commits: dict[int, dict] = {}
+    commits: dict[int, Entry] = {}
     for peer in cluster.peers.values():
         lineages = list(dict.fromkeys(e["lineage"] for e in peer.entries("commit")))
         for entry in peer.entries("commit"):
