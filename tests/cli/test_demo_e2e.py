@@ -44,6 +44,13 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+def await_founding(demo: subprocess.Popen[str]) -> None:
+    """Until its first peer stands ready."""
+    assert demo.stdout is not None and demo.stderr is not None
+    line = demo.stdout.readline()
+    assert "founded" in line, line or demo.stderr.read()
+
+
 def test_join_kill_and_leave(folder: Path) -> None:
     demo = start(folder, "--json", "--peers", "3", "--steps", "120", "--seed", "7")
     output, lines = demo.communicate()
@@ -68,8 +75,7 @@ def test_join_kill_and_leave(folder: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_at_any_time(folder: Path, number: signal.Signals) -> None:
     demo = start(folder, "--peers", "2")
-    assert demo.stdout is not None
-    assert "founded" in demo.stdout.readline()
+    await_founding(demo)
     demo.send_signal(number)
     began = time.monotonic()
     demo.communicate()
@@ -79,8 +85,7 @@ def test_a_signal_ends_it_at_any_time(folder: Path, number: signal.Signals) -> N
 
 def test_a_killed_demo_leaves_nothing_either(folder: Path) -> None:
     demo = start(folder, "--peers", "2")
-    assert demo.stdout is not None
-    assert "founded" in demo.stdout.readline()
+    await_founding(demo)
     guards = [p for p in psutil.process_iter() if "demo_guard" in _command(p) and str(folder) in _command(p)]
     assert len(guards) == 1
     demo.kill()

@@ -20,8 +20,8 @@ from chaos.core.errors import ChaosError
 
 PARTIES = ("north", "south", "west")
 LISTENS = re.compile(r"^chaos: peer \S+ listens at (\S+)$", re.MULTILINE)
-START_S = 60.0
-"""How long a peer may take until it listens: a second on an idle machine, several on a busy one."""
+START_S = 90.0
+"""How long a peer may take until it listens: a second on an idle machine; its launcher gives up after 60."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals by which people and systems end a demo."""
 GUARD_S = 15.0
