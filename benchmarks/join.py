@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from benchmarks.peers import Peers
-from benchmarks.report import Table, milliseconds
+from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_costs import Event, Window, costs, find_window
 from chaos.cli.demo_peers import name_of
 from chaos.cli.trace_file import Entry
 
 PEERS, MILLIONS, COMPUTE_MS = 3, 25, 500
-QUIET_STEPS = 20
+QUIET_STEPS = 12
 
 
 @dataclass
@@ -59,6 +59,7 @@ def note(peers: Peers, event: Event, joiner: int, measured: Measured) -> None:
     assert window is not None
     measured.delays.append(cost.delay_s)
     measured.stalls.append(cost.stall_s)
+    progress(f"{event.peer} joined: delay {cost.delay_s * 1000:.0f} ms, stall {cost.stall_s * 1000:.0f}")
     stalls = [e["stall_ms"] / 1000 for e in peers.entries if e.kind == "snapshot" and e.t > window.start]
     measured.copying.append(max(stalls, default=0.0))
     for number in range(1, PEERS + 1):
@@ -74,7 +75,7 @@ def sort_steps(entries: Sequence[Entry], peer: str, event: Event, window: Window
     measured.after += [b - a for a, b in steps if a > window.end][:QUIET_STEPS]
 
 
-def run(joins: int = 4) -> Table:
+def run(joins: int = 3) -> Table:
     measured = measure(joins)
     table = Table(
         "Join with a state of 300 MB, 3 peers train (ms)",

@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import median
 
 from benchmarks.peers import Peers
-from benchmarks.report import Table, milliseconds
+from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_lineage import read_lineage, samples_counted_twice
 from chaos.cli.demo_peers import name_of
 
@@ -83,6 +83,10 @@ def observe(peers: Peers, victim: int, survivors: set[int], measured: Measured) 
     measured.usual.append(usual)
     measured.after.append(max(after))
     measured.gap.append(max(gaps))
+    progress(
+        f"{name_of(victim)} killed: next commit after {max(after) * 1000:.0f} ms, gap {max(gaps) * 1000:.0f}, "
+        f"beyond a usual step of {usual * 1000:.0f}"
+    )
 
 
 def again(peers: Peers, number: int, since: float) -> int:

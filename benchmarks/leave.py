@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from benchmarks.peers import Peers
-from benchmarks.report import Table, milliseconds
+from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_costs import Event, find_window
 from chaos.cli.demo_peers import name_of
 
@@ -64,6 +64,10 @@ def observe(peers: Peers, present: set[int], leaver: int, measured: Measured) ->
     measured.busiest.append(max(by_agent))
     measured.deciding.append(decision["handling_ms"] / 1000)
     measured.done.append(window.end - start)
+    progress(
+        f"{name} left: protocol {max(by_agent) * 1000:.2f} ms at the busiest, {sum(by_agent) * 1000:.2f} at all, "
+        f"decided in {decision['handling_ms']:.1f}, installed in {(window.end - start) * 1000:.1f}"
+    )
     peers.wait(lambda: peers.peer(leaver).exit_code() is not None, f"{name} to end")
 
 
@@ -76,7 +80,7 @@ def handling(peers: Peers, start: float, end: float) -> list[float]:
     return found
 
 
-def run(leaves: int = 12) -> Table:
+def run(leaves: int = 10) -> Table:
     measured = measure(leaves)
     table = Table(
         "Leave with 4 peers (ms)",

@@ -16,7 +16,7 @@ from chaos.core.errors import ChaosError
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 
 
 class Peers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import ssl
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,11 @@ class Table:
         lines = [f"### {self.title}", "", f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
         lines += [f"| {' | '.join(row)} |" for row in self.rows]
         return "\n".join(lines) + "\n"
+
+
+def progress(line: str) -> None:
+    """One result at once, on standard error: a run that is broken off has then not been for nothing."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def spread(values: Sequence[float], scale: float = 1.0, digits: int = 0) -> str:
