@@ -66,6 +66,7 @@ class End:
 
     def __init__(self) -> None:
         self.up = asyncio.Event()
+        self.finished = False
         self.whole = asyncio.Event()
         self.awaited = 0
         self.buffer = touched(16 * 2**20)
@@ -74,7 +75,8 @@ class End:
         self.up.set()
 
     def on_link_down(self, peer: str, reason: str) -> None:
-        raise RuntimeError(f"link to {peer} went down: {reason}")
+        if not self.finished:
+            raise RuntimeError(f"link to {peer} went down: {reason}")
 
     def on_refused(self, address: str, reason: str) -> None:
         raise RuntimeError(f"{address}: {reason}")
@@ -120,8 +122,8 @@ async def send_transport(pipe: Connection, identity: Identity, security: Securit
         transport.send_bulk(peer, BulkHeader(kind=1, index=index), payload, on_sent=on_sent)
     await sent.wait()
     measured = Measured(count * frame, time.perf_counter() - start, processor_s() - used)
+    end.finished = True
     pipe.send("done")
-    end.on_link_down = lambda _peer, _reason: None  # type: ignore[method-assign]
     await transport.close()
     return measured
 
@@ -136,7 +138,7 @@ async def receive_transport(pipe: Connection, identity: Identity, security: Secu
     used = processor_s()
     await end.whole.wait()
     spent = processor_s() - used
-    end.on_link_down = lambda _peer, _reason: None  # type: ignore[method-assign]
+    end.finished = True
     await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
     await transport.close()
     return spent

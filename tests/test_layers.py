@@ -118,9 +118,7 @@ def layer_fault(found: Import) -> bool:
     target = found.module.removeprefix("chaos").removeprefix(".")
     if found.lazy and any(found.file == file and within(target, part) for file, part in EXCEPTIONS):
         return False
-    return not any(
-        within(target, part) if part else target == "" for part in MAY_IMPORT[package_of(found.file)]
-    )
+    return not any(within(target, part) if part else target == "" for part in MAY_IMPORT[package_of(found.file)])
 
 
 def within(module: str, part: str) -> bool:
@@ -141,8 +139,7 @@ def library_fault(found: Import) -> bool:
 def sources() -> dict[str, ast.AST]:
     """Every module below `chaos`, by its path there."""
     return {
-        str(path.relative_to(SOURCE)): ast.parse(path.read_text(), str(path))
-        for path in sorted(SOURCE.rglob("*.py"))
+        str(path.relative_to(SOURCE)): ast.parse(path.read_text(), str(path)) for path in sorted(SOURCE.rglob("*.py"))
     }
 
 
@@ -190,11 +187,7 @@ def test_only_tests_use_the_oracle(imports: list[Import]) -> None:
 
 def test_no_torch_outside_the_worker(imports: list[Import]) -> None:
     without = ("core", "planning", "agent", "observe", "")
-    torch = [
-        found
-        for found in imports
-        if package_of(found.file) in without and ("torch" in found.module.split("."))
-    ]
+    torch = [found for found in imports if package_of(found.file) in without and ("torch" in found.module.split("."))]
     assert listed(torch) == []
 
 

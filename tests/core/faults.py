@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 
 from chaos.core import events as ev
 from chaos.core.context import Role
-from tests.core.world import SimPeer, World, peer_id
+from tests.core.world import SimPeer, World
 
 CALM = 45.0
 """Seconds after the last fault by which everything has to have healed: a few time-outs one after the other."""
@@ -20,7 +20,7 @@ class FaultRun:
         self.random = self.world.random
         self.world.latency = self.random.choice([0.0005, 0.002, 0.02])
         self.world.compute = self.random.choice([0.02, 0.05, 0.2])
-        self.world.bulk_delay = self.random.choice([0.001, 0.001, 0.06])
+        self.world.bulk_delay = self.random.choice([0.001, 0.02, 0.06])
         self.world.hiccups = self.random.choice([0.0, 0.0, 0.02])
         self.world.samples = self.random.choice([60, 400, 10_000])
         self.next_index = 0
@@ -136,6 +136,20 @@ class FaultRun:
 
         self.world.at(self.random.choice([0.2, 1.5, 4.0, 9.0]), back)
 
+    def moment(self) -> Callable[[], bool]:
+        """A state that does not last: the next fault comes in its midst."""
+        phase = self.random.choice(["offer", "fetch", "load", "verify", "ready"])
+        ballot = self.random.choice([True, False])
+        return self.random.choice([
+            lambda: any(str(p.node.learner.phase) == phase for p in self.living()),
+            lambda: any((c := p.node.views.proposal) and (c.value is None) == ballot for p in self.living()),
+            lambda: any(p.node.steps.frozen for p in self.living()),
+            lambda: len({p.node.steps.finished for p in self.world.members()}) > 1,
+            lambda: len({p.node.ctx.view.id for p in self.living() if p.node.ctx.views}) > 1,
+            lambda: any(p.node.ctx.role == Role.LEAVER for p in self.living()),
+            lambda: any(r.fetching for p in self.living() for r in p.node.steps._rounds.values()),
+        ])  # fmt: skip
+
     # --- a run -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -146,20 +160,23 @@ class FaultRun:
             self.join()
         world.run(world.now + self.random.uniform(0.05, 3.0))
         faults = [
-            (self.join, 3),
-            (lambda: self.kill_agents(1), 3),
-            (lambda: self.kill_agents(2), 1),
-            (lambda: self.kill_workers(1), 3),
-            (lambda: self.kill_workers(2), 1),
-            (self.kill_mixed, 1),
-            (self.leave, 1),
+            (self.join, 4),
+            (lambda: self.kill_agents(1), 4),
+            (lambda: self.kill_agents(2), 2),
+            (lambda: self.kill_workers(1), 4),
+            (lambda: self.kill_workers(2), 2),
+            (self.kill_mixed, 2),
+            (self.leave, 2),
             (self.flap, 2),
             (self.isolate, 1),
         ]
         kinds, weights = [f for f, _ in faults], [w for _, w in faults]
-        for _ in range(self.random.randrange(3, 14)):
+        for _ in range(self.random.randrange(4, 18)):
             self.random.choices(kinds, weights)[0]()
-            world.run(world.now + self.random.choice([0.001, 0.01, 0.05, 0.3, 1.0, 3.0]))
+            if self.random.random() < 0.5:
+                world.run(world.now + self.random.choice([0.001, 0.01, 0.05, 0.3, 1.0, 3.0]))
+            else:
+                world.reaches(self.moment(), 1.0)
             world.check_equal_state()
             if not self.living():
                 return
@@ -214,8 +231,3 @@ class FaultRun:
         views = {p.node.ctx.view.id for p in peers}
         present = {p.info.id for p in peers}
         return len(views) == 1 and set(peers[0].node.ctx.view.member_ids()) == present
-
-
-def overlay(indices: list[int]) -> list[tuple[str, str]]:
-    """All pairs of these peers."""
-    return [(peer_id(a), peer_id(b)) for a, b in itertools.combinations(indices, 2)]

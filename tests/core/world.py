@@ -450,12 +450,18 @@ class World:
         self.now = until
 
     def run_until(self, condition: Callable[[], bool], limit: float = 60.0) -> None:
+        if not self.reaches(condition, limit):
+            raise AssertionError(f"seed {self.seed}: not reached within {limit} s: {self.summary()}")
+
+    def reaches(self, condition: Callable[[], bool], limit: float) -> bool:
+        """Run until the condition holds, or for `limit` seconds; whether it holds."""
         end = self.now + limit
         while not condition():
             if not self.heap or self.heap[0][0] > end:
-                raise AssertionError(f"seed {self.seed}: not reached within {limit} s: {self.summary()}")
+                return False
             self.now, _, do = heapq.heappop(self.heap)
             do()
+        return True
 
     # --- network ------------------------------------------------------------------------------------------
 

@@ -57,13 +57,9 @@ def test_decision(changes: dict[str, float], mode: str, delay_s: float, pause_s:
     replay_s=st.floats(0, 30),
     link=st.floats(1e5, 1e9),
 )
-def test_the_promised_delay_holds_when_played_through(
-    state: int, step_s: float, replay_s: float, link: float
-) -> None:
+def test_the_promised_delay_holds_when_played_through(state: int, step_s: float, replay_s: float, link: float) -> None:
     """Result by result: the joiner is never further behind at the promised time than one step."""
-    costs = replace(
-        BASE, state_bytes=state, step_s=step_s, replay_s=replay_s, downlink=link, queue_bytes=10**18
-    )
+    costs = replace(BASE, state_bytes=state, step_s=step_s, replay_s=replay_s, downlink=link, queue_bytes=10**18)
     decision = choose(costs)
     assume(decision.mode == "replay" and decision.delay_s < 5000 * step_s)
     now = state / (min(link, BASE.donors_bandwidth) - BASE.result_bytes / step_s)

@@ -94,9 +94,7 @@ def test_the_mixed_integer_program_agrees(seed: int) -> None:
     request = ShardRequest(
         state_bytes=chance.randint(1, 60 * MB), chain=(1 * MB, 4 * MB, 16 * MB), donors=tuple(donors)
     )
-    assert plan(request).finish_s == pytest.approx(mixed_integer(request), rel=1e-5), (
-        f"seed {seed}: {request}"
-    )
+    assert plan(request).finish_s == pytest.approx(mixed_integer(request), rel=1e-5), f"seed {seed}: {request}"
 
 
 def one_by_one(donors: tuple[Donor, ...], shard_bytes: int, count: int) -> dict[str, int]:
@@ -120,8 +118,7 @@ def test_the_closed_form_start_changes_nothing(donors: tuple[Donor, ...], count:
 def test_the_number_of_shards_costs_no_time() -> None:
     """A thousand million shards: dealing them out one by one would take many minutes."""
     donors = tuple(
-        Donor(name=f"d{i}", bandwidth=(1 + i) * MB, latency_s=0.01 * (i % 7), overhead_s=1e-6)
-        for i in range(64)
+        Donor(name=f"d{i}", bandwidth=(1 + i) * MB, latency_s=0.01 * (i % 7), overhead_s=1e-6) for i in range(64)
     )
     state = 10**12
     made = plan(ShardRequest(state_bytes=state, chain=(1000, 4000, 64_000), donors=donors))

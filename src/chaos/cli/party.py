@@ -13,13 +13,9 @@ import typer
 from chaos.agent.identity import Root
 from chaos.agent.party import Party, default_directory, read_file
 
-app = typer.Typer(
-    help="This party's own certificate authority, and the parties it admits.", no_args_is_help=True
-)
+app = typer.Typer(help="This party's own certificate authority, and the parties it admits.", no_args_is_help=True)
 
-Directory = Annotated[
-    Path | None, typer.Option("--dir", help="Where the party lies. Default: ~/.config/chaos/party.")
-]
+Directory = Annotated[Path | None, typer.Option("--dir", help="Where the party lies. Default: ~/.config/chaos/party.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -94,9 +94,7 @@ class ShardRequest:
             raise ChaosError(f"shard sizes {self.chain}: give one or more sizes above 0 bytes")
         for smaller, larger in zip(self.chain, self.chain[1:], strict=False):
             if larger <= smaller or larger % smaller:
-                raise ChaosError(
-                    f"shard sizes {smaller} and {larger}: list them ascending, each dividing the next"
-                )
+                raise ChaosError(f"shard sizes {smaller} and {larger}: list them ascending, each dividing the next")
         if self.downlink is not None and not 1.0 <= self.downlink <= MAX_RATE:
             raise ChaosError(f"downlink of {self.downlink} B/s: give a number from 1 to {MAX_RATE:g}")
         _check_donors(self.donors)
@@ -170,11 +168,7 @@ def _check_donors(donors: Sequence[Donor]) -> None:
 def _greedy(donors: Sequence[Donor], shard_bytes: int, count: int) -> list[int]:
     """Shards per donor; ties go to the donor listed first. Takes O(N log N), whatever the count."""
     counts = _start(donors, shard_bytes, count)
-    heap = [
-        (donor.finish_s(counts[index] + 1, shard_bytes), index)
-        for index, donor in enumerate(donors)
-        if donor.rate
-    ]
+    heap = [(donor.finish_s(counts[index] + 1, shard_bytes), index) for index, donor in enumerate(donors) if donor.rate]
     heapq.heapify(heap)
     for _ in range(count - sum(counts)):
         index = heap[0][1]
@@ -209,9 +203,7 @@ def _makespan(donors: Sequence[Donor], counts: Sequence[int], shard_bytes: int) 
     return max(d.finish_s(c, shard_bytes) for d, c in zip(donors, counts, strict=True) if c)
 
 
-def _reason(
-    request: ShardRequest, size: int, counts: Sequence[int], donors_s: float, downlink_s: float
-) -> str:
+def _reason(request: ShardRequest, size: int, counts: Sequence[int], donors_s: float, downlink_s: float) -> str:
     busy = [(d.finish_s(c, size), d.name) for d, c in zip(request.donors, counts, strict=True) if c]
     last = max(busy, key=lambda pair: pair[0])[1]
     text = f"{sum(counts)} shards of {size} bytes from {len(busy)} of {len(request.donors)} donors; "

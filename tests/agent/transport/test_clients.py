@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from pathlib import Path
 
 import pytest
 
 from chaos.agent.transport import DialFailed, PlainSecurity, TlsSecurity, TransportConfig, request
+from chaos.agent.transport.hello import Identity
 from chaos.core.errors import ChaosError, Refused
 
 from .ends import LIMIT_S, World, eventually, run, world
@@ -127,6 +129,31 @@ def test_admission_and_eviction_at_run_time(tmp_path: Path) -> None:
             await eventually(lambda: b.refusals)
             assert "not admitted" in b.refusals[0][1]
             assert len(a.ups) == 1
+
+    run(test())
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_parties_that_change_during_a_handshake(tmp_path: Path, way: str) -> None:
+    """A connection that was checked against the old set is not let in under the new one."""
+
+    async def test() -> None:
+        async with world(tmp_path) as w:
+            a, b = await w.end("a"), await w.end("b")
+            after = security_of(w, "main", "a")
+
+            class Before(TlsSecurity):
+                def identify(self, connection: ssl.SSLObject) -> Identity:
+                    a.transport.set_security(after)
+                    return super().identify(connection)
+
+            owner = w.party("main")
+            a.transport.set_security(Before(owner.peer("a"), owner.roots()))
+            with pytest.raises(Refused, match="admitted parties changed at this moment"):
+                await (b.transport.dial(a.address) if way == "in" else a.transport.dial(b.address))
+            assert a.ups == b.ups == []
+            b.transport.connect(a.info)
+            await eventually(lambda: a.linked(b) and b.linked(a))
 
     run(test())
 

@@ -19,10 +19,10 @@ from chaos.agent.transport import (
     TransportConfig,
     Verdict,
 )
-from chaos.agent.transport.hello import encode_greeting
+from chaos.agent.transport.hello import Goodbye, encode_greeting
 from chaos.core.errors import ChaosError, Refused
 
-from .ends import LIMIT_S, End, eventually, hello_of, plain_info, run, world
+from .ends import LIMIT_S, End, Stranger, eventually, hello_of, plain_info, run, world
 
 MIB = 2**20
 
@@ -341,6 +341,26 @@ def test_older_incarnation_is_refused(parties: Path | None) -> None:
                 await old.transport.dial(a.address)
             assert a.linked(new)
             assert a.downs == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("last_words", [b"", encode_greeting(Goodbye("I think not")), bytes(100)])
+def test_a_dialer_that_gives_up_leaves_no_half_link(last_words: bytes) -> None:
+    """Else its peer could not be dialed until the half link times out; and giving up is no misbehaviour."""
+
+    async def test() -> None:
+        async with world() as w:
+            a, b = await w.end("a", config=TransportConfig(handshake_timeout_s=1000)), await w.end("b")
+            stranger, _ = await Stranger.greet(a, hello_of(b.info, "control"))
+            stranger.write(last_words)
+            if not last_words:
+                stranger.close()
+            await eventually(lambda: not a.transport._shared.roster.links)
+            assert a.transport.counters["misbehaved"] == 0
+            stranger.close()
+            a.transport.connect(b.info)
+            await eventually(lambda: a.linked(b) and b.linked(a))
 
     run(test())
 

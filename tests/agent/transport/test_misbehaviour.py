@@ -5,13 +5,22 @@ from __future__ import annotations
 import asyncio
 import struct
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chaos.agent.transport import BulkHeader, TransportConfig
 from chaos.agent.transport.frames import BULK_HEADER_SIZE, HOP, ControlFrame, encode_bulk, encode_control
-from chaos.agent.transport.hello import Answer, Goodbye, Hello, Request, encode_greeting
+from chaos.agent.transport.hello import (
+    Answer,
+    Goodbye,
+    Hello,
+    Request,
+    decode_greeting,
+    encode_greeting,
+    greeting_length,
+)
 from chaos.agent.transport.hop import LaneClosed, Receipt, encode_hop
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.types import PROTOCOL_VERSION, PeerInfo
@@ -145,6 +154,38 @@ def test_a_peer_dropped_for_misbehaviour_comes_back_after_the_quarantine() -> No
 
             while not await accepted():
                 assert a.transport.counters["refused"] < 1000
+
+    run(test())
+
+
+def test_a_wanted_peer_that_misbehaves_is_not_dialed_for_a_while() -> None:
+    async def test() -> None:
+        async with world() as w:
+            a = await w.end("a", config=TransportConfig(quarantine_s=1000, backoff_first_s=0.001, backoff_max_s=0.001))
+            kinds: list[str] = []
+
+            async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                preamble = await reader.readexactly(10)
+                hello = decode_greeting(await reader.readexactly(greeting_length(preamble, 2**16)))
+                assert isinstance(hello, Hello)
+                kinds.append(hello.kind)
+                writer.write(encode_greeting(hello_of(Z, hello.kind)))
+                if hello.kind == "control":
+                    writer.write(bytes(100))
+                await reader.read()
+                writer.close()
+
+            server = await asyncio.start_server(serve, "127.0.0.1", 0)
+            address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            a.transport.connect(msgspec.structs.replace(Z, addresses=(address,)))
+            await eventually(lambda: a.downs)
+            for _ in range(3):  # time in which it could be dialed ten times over
+                b = await w.end("b")
+                await b.transport.dial(a.address)
+                a.transport.disconnect(b.id, "next")
+                await eventually(lambda b=b: b.downs)  # type: ignore[misc]
+            assert kinds.count("control") == 1
+            server.close()
 
     run(test())
 

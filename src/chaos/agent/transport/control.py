@@ -41,6 +41,7 @@ class ControlConnection:
         self._queue: deque[bytes] = deque()
         self._piece = memoryview(b"")
         self._writing = False
+        self._reading_soon = False
         self._open = True
         self._after_flush: Callable[[], None] | None = None
         self.queued = 0
@@ -50,8 +51,8 @@ class ControlConnection:
 
     def start(self) -> None:
         """Begin to receive; frames that are already here come in the next turn of the event loop."""
-        self._loop.add_reader(self._fd, self._read)
-        self._loop.call_soon(self._read)
+        self._loop.add_reader(self._fd, self._readable)
+        self._read_soon()
 
     def send(self, data: bytes) -> None:
         """Queue an encoded frame. Nothing happens if the connection is closed or has failed."""
@@ -81,7 +82,18 @@ class ControlConnection:
             self._loop.remove_writer(self._fd)
             self._stream.sock.close()
 
+    def _read_soon(self) -> None:
+        """Read in the next turn, whether or not the socket has something: bytes may wait in the stream."""
+        if not self._reading_soon:
+            self._reading_soon = True
+            self._loop.call_soon(self._read)
+
+    def _readable(self) -> None:
+        if not self._reading_soon:  # else this turn would have two budgets
+            self._read()
+
     def _read(self) -> None:
+        self._reading_soon = False
         taken = 0
         try:
             while self._open and taken < READ_BUDGET:
@@ -101,7 +113,7 @@ class ControlConnection:
             self._fail(str(error), True)
         self.bytes_in += taken
         if self._open and self._stream.buffered():
-            self._loop.call_soon(self._read)
+            self._read_soon()
 
     def _deliver(self, data: memoryview) -> None:
         for frame in self._reader.feed(data):

@@ -49,6 +49,7 @@ class Lane:
         self._watching_read = False
         self._watching_write = False
         self._woken = False
+        self._reading_soon = False
         self._metered = False
         """The meter takes this lane to be amid a frame."""
         self.index = index
@@ -72,7 +73,7 @@ class Lane:
     def start(self) -> None:
         """Begin to receive, and to send if there are frames; both in the next turn of the event loop."""
         self._watch_read(True)
-        self._loop.call_soon(self._read)
+        self._read_soon()
         self.wake()
 
     def wake(self) -> None:
@@ -93,7 +94,7 @@ class Lane:
         if self._open and not self._receiver.paused:
             self._meter(0)
             self._watch_read(True)
-            self._loop.call_soon(self._read)
+            self._read_soon()
 
     def pace(self, bytes_per_s: int | None) -> None:
         if self._open:
@@ -115,7 +116,18 @@ class Lane:
     def done(self, header: BulkHeader, payload: memoryview) -> None:
         self._owner.bulk_done(header, payload)
 
+    def _read_soon(self) -> None:
+        """Read in the next turn, whether or not the socket has something: bytes may wait in the stream."""
+        if not self._reading_soon:
+            self._reading_soon = True
+            self._loop.call_soon(self._read)
+
+    def _readable(self) -> None:
+        if not self._reading_soon:  # else this turn would have two budgets
+            self._read()
+
     def _read(self) -> None:
+        self._reading_soon = False
         receiver = self._receiver
         if not self._open or receiver.paused:
             return
@@ -140,7 +152,7 @@ class Lane:
         if halt is Halt.PAUSED:
             self._watch_read(False)
         elif halt is Halt.BUDGET and self._stream.buffered():
-            self._loop.call_soon(self._read)
+            self._read_soon()
 
     def _write(self) -> None:
         self._woken = False
@@ -165,7 +177,7 @@ class Lane:
 
     def _watch_read(self, wanted: bool) -> None:
         if wanted and not self._watching_read:
-            self._loop.add_reader(self._fd, self._read)
+            self._loop.add_reader(self._fd, self._readable)
         elif self._watching_read and not wanted:
             self._loop.remove_reader(self._fd)
         self._watching_read = wanted

@@ -142,9 +142,14 @@ class Link:
     # --- life -----------------------------------------------------------------------------------
 
     def attach_control(self, stream: Stream) -> None:
-        """Frames are read from it once the link is up."""
+        """The end that dialed reads from it once the link is up, as the other may speak a moment earlier.
+
+        The other end reads at once: before it is up, all that can come is the dialer's giving up.
+        """
         give_up_after(stream.sock, self._config.control_timeout_s)
         self._control = ControlConnection(stream, self._control_frame, self._control_lost)
+        if not self.outgoing:
+            self._control.start()
 
     def attach_lane(self, stream: Stream, index: int, serial: int) -> None:
         """A new bulk connection; the first makes the link up. An older one of the same index is broken by it."""
@@ -321,10 +326,13 @@ class Link:
             self.up.set_result(self.info)
         self._owner.link_is_up(self)
         if self.state is State.UP and self._control is not None:
-            self._control.start()
+            if self.outgoing:
+                self._control.start()
             self._ping()
 
     def _control_frame(self, frame: ControlFrame) -> None:
+        if self.state is State.OPENING:
+            raise RemoteProtocolError("it speaks before the link is up")
         if frame.dst == HOP:
             self._hop_message(decode_hop(frame.body))
         else:
@@ -399,7 +407,10 @@ class Link:
         self._ping_timer = self._loop.call_later(self._config.ping_interval_s, self._ping)
 
     def _control_lost(self, reason: str, misbehaved: bool) -> None:
-        self.close(reason, misbehaved=misbehaved)
+        if self.state is State.OPENING:
+            self.close("the other end gave it up")
+        else:
+            self.close(reason, misbehaved=misbehaved)
 
     def _no_lane(self) -> None:
         self._gap_timer = None
