@@ -33,8 +33,9 @@ READY_S = 60.0
 """How long the agent may take until it listens. A guess: starting takes 0.5 s on an idle machine."""
 GRACE_S = 30.0
 """How long worker and agent may take to end after they were asked to, before they are killed."""
+WORKER_NICE = 10
+"""Agents on a busy host come first, and a trainer still gets a tenth of a core beside any other program."""
 _PR_SET_PDEATHSIG = 1
-_SCHED_IDLE = 5
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -70,7 +71,7 @@ def _as_worker(parent: int) -> None:
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the launcher answers for all
-    os.sched_setscheduler(0, _SCHED_IDLE, os.sched_param(0))
+    os.nice(WORKER_NICE)
 
 
 class Launcher:
