@@ -252,21 +252,21 @@ class Stranger:
         self._writer = writer
 
     @classmethod
-    async def connect(cls, end: End) -> Stranger:
+    async def connect(cls, end: End, source: str = "127.0.0.1") -> Stranger:
         host, port = end.address.rsplit(":", 1)
-        return cls(*await asyncio.open_connection(host, int(port)))
+        return cls(*await asyncio.open_connection(host, int(port), local_addr=(source, 0)))
 
     @classmethod
-    async def greet(cls, end: End, hello: Hello) -> tuple[Stranger, Greeting]:
-        stranger = await cls.connect(end)
+    async def greet(cls, end: End, hello: Hello, source: str = "127.0.0.1") -> tuple[Stranger, Greeting]:
+        stranger = await cls.connect(end, source)
         stranger.write(encode_greeting(hello))
         return stranger, await stranger.hear()
 
     @classmethod
-    async def link(cls, end: End, info: PeerInfo, number: int = 1) -> tuple[Stranger, Stranger]:
+    async def link(cls, end: End, info: PeerInfo, source: str = "127.0.0.1") -> tuple[Stranger, Stranger]:
         """Control connection and lane 0 of a link that is up."""
-        control, _ = await cls.greet(end, hello_of(info, "control", number))
-        lane, _ = await cls.greet(end, hello_of(info, "bulk", number, serial=1))
+        control, _ = await cls.greet(end, hello_of(info, "control"), source)
+        lane, _ = await cls.greet(end, hello_of(info, "bulk", serial=1), source)
         await eventually(lambda: info.id in end.transport.links(), "the stranger's link")
         return control, lane
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
 
 from chaos.agent.transport import BulkHeader, TransportConfig
+from chaos.agent.transport.hop import Receipt, encode_hop
+from chaos.agent.transport.rate import GAINS, SHARE
+from chaos.agent.transport.streams import SO_MAX_PACING_RATE
 
-from .ends import eventually, run, world
+from .ends import Stranger, eventually, plain_info, run, world
 
 MIB = 2**20
 BUDGET = 256 * 1024
@@ -74,5 +78,28 @@ def test_a_turn_of_the_loop_moves_no_more_than_the_budgets(tmp_path: Path) -> No
             while not look():
                 await asyncio.sleep(0)
             assert max(steps) < 2 * LANES * BUDGET, "a lane that had run dry may read what came in the same turn"
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("source", "nbytes", "paced"),
+    [("127.0.0.2", 25 * 10**6, True), ("127.0.0.2", 900 * 10**6, False), ("127.0.0.1", 25 * 10**6, False)],
+)
+def test_the_receivers_report_sets_the_pace(source: str, nbytes: int, paced: bool) -> None:
+    """The stranger says what came in one busy second. On one host (same address) there is no queue to spare."""
+
+    async def test() -> None:
+        async with world() as w:
+            a, z = await w.end("a"), plain_info("z")
+            control, lane = await Stranger.link(a, z, source)
+            sock = a.transport._shared.roster.links[z.id]._lanes[0]._stream.sock
+            before = sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE)
+            control.write(encode_hop(Receipt((), nbytes, 10**6)))
+            await eventually(lambda: a.transport.links()[z.id].rate_bps == nbytes)
+            after = sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE)
+            assert after == (int(nbytes * SHARE * GAINS[1]) if paced else before)
+            control.close()
+            lane.close()
 
     run(test())

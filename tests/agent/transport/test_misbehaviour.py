@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
+import socket
 import struct
 
 import msgspec
@@ -10,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chaos.agent.transport import BulkHeader, TransportConfig
+from chaos.agent.transport import BulkHeader, TransportConfig, listener
 from chaos.agent.transport.frames import BULK_HEADER_SIZE, HOP, ControlFrame, encode_bulk, encode_control
 from chaos.agent.transport.hello import (
     Answer,
@@ -312,6 +315,30 @@ def test_connections_that_say_nothing_do_not_lock_others_out() -> None:
             for stranger in mute:
                 stranger.close()
 
+    run(test())
+
+
+def test_no_file_descriptors_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accepting pauses instead of spinning, and goes on when there are some."""
+
+    async def test() -> None:
+        async with world() as w:
+            a, b = await w.end("a"), await w.end("b")
+            waiting = socket.socket()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.dup(waiting.fileno())
+            os.close(lowest)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+                host, port = a.address.split(":")
+                waiting.connect((host, int(port)))
+                await eventually(lambda: a.transport.counters["accept_failed"] > 0)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                waiting.close()
+            await b.transport.dial(a.address)
+
+    monkeypatch.setattr(listener, "_NO_FILES_PAUSE_S", 0.01)
     run(test())
 
 

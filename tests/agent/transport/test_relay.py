@@ -59,10 +59,11 @@ def test_a_full_relay_stops_reading_and_loses_nothing() -> None:
                 a.transport.send_bulk(b.id, BulkHeader(kind=2, index=i), bytes([i]) * MIB)
             link = c.transport._shared.roster.links[b.id]
             await eventually(lambda: link.relay_bytes == 4 * MIB)
-            await eventually(lambda: a.transport.queued_bytes(b.id) > 20 * MIB, "the sender is held up")
-            assert link.relay_bytes <= 4 * MIB
-            b.transport.send_control(a.id, b"control passes")
-            await eventually(lambda: a.control)
+            for i in range(20):  # control passes, and time enough for all of it to pass
+                b.transport.send_control(a.id, b"%d" % i)
+                await eventually(lambda i=i: len(a.control) == i + 1)  # type: ignore[misc]
+            assert link.relay_bytes == 4 * MIB
+            assert a.transport.queued_bytes(b.id) > 20 * MIB, "the sender is held up"
             b.sink = lambda _peer, h: memoryview(bytearray(h.length))
             b.transport.resume_bulk()
             await eventually(lambda: len(b.bulk) == 60)
@@ -140,5 +141,26 @@ def test_a_route_that_leads_back_drops() -> None:
             a.transport.send_bulk(far, BulkHeader(kind=1), b"x")
             counters = c.transport.counters
             await eventually(lambda: counters["control_unroutable"] == counters["bulk_unroutable"] == 1)
+
+    run(test())
+
+
+def test_a_routing_loop_ends() -> None:
+    async def test() -> None:
+        async with world() as w:
+            a, c, b = await chain(w)
+            a.transport.connect(b.info)
+            await eventually(lambda: a.linked(b) and b.linked(a))
+            far = plain_info("f").id
+            for end, following in ((a, c), (c, b), (b, a)):
+                end.transport.set_routes({far: following.id})
+            a.transport.send_control(far, b"x")
+            a.transport.send_bulk(far, BulkHeader(kind=1), b"x")
+
+            def counted(what: str) -> int:
+                return sum(end.transport.counters[what] for end in (a, b, c))
+
+            await eventually(lambda: counted("control_expired") == counted("bulk_expired") == 1)
+            assert counted("control_relayed") == counted("bulk_relayed") == 7
 
     run(test())
