@@ -295,12 +295,20 @@ def test_two_leave_at_once(gap: float) -> None:
     check(world)
 
 
-def test_everybody_leaves() -> None:
-    world, peers = start(3)
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_everybody_leaves(seed: int, count: int) -> None:
+    """Nobody makes up empty steps while the workers end (a peer alone did so without end), nor drops a contribution."""
+    world, peers = start(count, seed)
+    world.run(world.now + seed * 0.004)
     for peer in peers:
         peer.handle(ev.LeaveRequested("asked to"))
-    world.run_until(lambda: len(stops(world)) == 3, 12)
+    pending = {p.index: p.node.steps.finished + 1 for p in peers if p.node.steps.contributed(p.node.steps.finished + 1)}
+    end = max(p.node.steps.finished for p in peers)
+    world.run_until(lambda: len(stops(world)) == count, 12)
     assert set(stops(world).values()) == {0}
+    assert max(world.stable) <= end + 2
+    assert all(step in world.stable for step in pending.values())
     check(world)
 
 
