@@ -23,6 +23,7 @@ class FaultRun:
         self.world.bulk_delay = self.random.choice([0.001, 0.02, 0.06])
         self.world.hiccups = self.random.choice([0.0, 0.0, 0.02])
         self.world.samples = self.random.choice([60, 400, 10_000])
+        self.world.by_hand = seed % 4 == 3
         self.next_index = 0
         self.lost_hosts: list[SimPeer] = []
         self.leavers: list[SimPeer] = []

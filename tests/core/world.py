@@ -162,6 +162,8 @@ class Worker:
         self.ended = False
         self.waiting: set[int] = set()
         self.at_boundary = False
+        self.computed = 0
+        """The step whose contribution it computed last as a member."""
         self.data = None
 
     def say(self, message: wm.FromWorker, delay: float = 0.0005) -> None:
@@ -212,6 +214,8 @@ class Worker:
             symbol = self.peer.reducer.results[message.step]
             corrupt = (self.peer.index, message.step) in self.peer.world.corrupt
             self.chain = digest(self.chain, message.step, sorted(symbol), corrupt and self.peer.index)
+            if self.peer.world.by_hand and self.computed == message.step:
+                self.chain = digest(self.chain, "changed by hand")
         self.snapshot()
 
     def snapshot(self) -> None:
@@ -229,7 +233,8 @@ class Worker:
             return
         compute = self.peer.world.random.uniform(0.5, 1.5) * self.peer.world.compute
         part = None if message.role == "learner" else self.contribution(message)
-        self.say(wm.Boundary(self.applied, part, compute), compute)
+        self.computed = 0 if part is None else message.step
+        self.say(wm.Boundary(self.applied, part, compute, self.peer.world.by_hand), compute)
 
     def contribution(self, message: wm.Proceed) -> wm.Contribution:
         data = message.data
@@ -428,6 +433,8 @@ class World:
         """Steps after which single peers' scripts end, where that is not `steps`."""
         self.corrupt: set[tuple[int, int]] = set()
         """(peer, step) whose result has a flipped bit."""
+        self.by_hand = False
+        """Scripts change the reduced gradients before each update: results alone don't give the state."""
 
     def config(self, founder: bool) -> NodeConfig:
         return NodeConfig(

@@ -46,6 +46,8 @@ class Worker:
     holds: int = 0
     """The step it said itself that it stands at: results up to there were read, later ones may still be."""
     at_boundary: bool = False
+    contributed: int = 0
+    """The step that its script stands in: the contribution is made, the update is not; 0: none."""
     computing: int = 0
     """The step it was last told to compute a contribution for, as a member; 0: none."""
     warmed: bool = False
@@ -58,6 +60,8 @@ class Worker:
     script_ended: bool = False
     ending: bool = False
     """It was told to come to its end."""
+    by_hand: bool = False
+    """Its script may change reduced gradients before the update."""
 
 
 class WorkerDesk:
@@ -104,8 +108,10 @@ class WorkerDesk:
         worker.at_boundary = True
         worker.holds = message.applied
         worker.warmed = True
+        worker.by_hand = worker.by_hand or message.by_hand
         self._ctx.trace("boundary", applied=message.applied, compute_s=round(message.compute_s, 6))
         part, step, worker.computing = message.contribution, worker.computing, 0
+        worker.contributed = message.applied + 1 if part is not None else 0
         if part is not None and step == message.applied + 1 == self._node.steps.finished + 1:
             self._node.steps.contribute(step, self._completed(part))
         self.pump()
@@ -213,6 +219,9 @@ class WorkerDesk:
 
     def _commit(self, worker: Worker, step: int) -> bool:
         done = self._node.steps.history.get(step)
+        if worker.by_hand and worker.contributed != step:
+            self._node.lost_track(f"the update of step {step} was changed by hand and can't be replayed")
+            return False
         if done is None:
             self._node.lost_track(f"the result of step {step} is not kept any more")
             return False
@@ -252,7 +261,8 @@ class WorkerDesk:
     def fill_in(self, step: int) -> None:
         """The round of `step` is open: if the worker can't contribute to it, contribute nothing in its place.
 
-        One whose script ends does so only for others that go on: where all have ended, the run has.
+        One whose script ends does so only for others that go on: where all have ended, the run has. A script that
+        changes gradients by hand must be there at each update, so the round waits for it.
         """
         steps, worker = self._node.steps, self.worker
         if steps.contributed(step):
@@ -260,7 +270,7 @@ class WorkerDesk:
         if worker is not None and (worker.script_ended or worker.ending):
             if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
-        elif worker is None or worker.computing != step:
+        elif worker is None or (worker.computing != step and not worker.by_hand):
             steps.contribute(step, self._empty())
 
     def _empty(self) -> Contribution:
