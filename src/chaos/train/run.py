@@ -29,7 +29,7 @@ class Run(ABC):
         self._unsynced = False
         self._synced = False
         """Whether `sync` left reduced gradients that `step` is still to apply."""
-        self._synced_weight = 0.0
+        self._synced_weight: float | None = 0.0
 
     # --- where the run stands ----------------------------------------------------------------------------
 
