@@ -56,6 +56,8 @@ class Worker:
     want: int = 0
     declares: tuple[str, int] | None = None
     script_ended: bool = False
+    ending: bool = False
+    """It was told to come to its end."""
 
 
 class WorkerDesk:
@@ -224,13 +226,15 @@ class WorkerDesk:
 
     def _go_on(self) -> None:
         steps, step = self._node.steps, self._node.steps.finished + 1
-        if self._ctx.role == Role.LEAVER or self._node.departure.leaving_now():
+        departure, role = self._node.departure, self._ctx.role
+        if steps.contributed(step) and (role != Role.LEAVER or step <= departure.until):
+            return
+        if role == Role.LEAVER or departure.leaving_now():
             self._proceed(member=True, leaving=True)
             return
         view = self._ctx.view_for(step)
-        if view is None or view.member(self._ctx.id) is None or steps.contributed(step):
-            return
-        self._proceed(member=True)
+        if view is not None and view.member(self._ctx.id) is not None:
+            self._proceed(member=True)
 
     def _proceed(self, member: bool, leaving: bool = False) -> None:
         worker, steps = self.worker, self._node.steps
@@ -238,6 +242,7 @@ class WorkerDesk:
         worker.at_boundary = False
         step = steps.finished + 1
         worker.computing = step if member and not leaving else 0
+        worker.ending = worker.ending or leaving
         members = len(self._ctx.view.members) if self._ctx.views else 1
         role = "member" if member else "learner"
         self._ctx.emit(ToWorker(Proceed(step, role, members, steps.data, steps.stable, leaving)))
@@ -247,12 +252,12 @@ class WorkerDesk:
     def fill_in(self, step: int) -> None:
         """The round of `step` is open: if the worker can't contribute to it, contribute nothing in its place.
 
-        One whose script ended does so only for others that go on: where all have ended, the run has.
+        One whose script ends does so only for others that go on: where all have ended, the run has.
         """
         steps, worker = self._node.steps, self.worker
         if steps.contributed(step):
             return
-        if worker is not None and worker.script_ended:
+        if worker is not None and (worker.script_ended or worker.ending):
             if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
         elif worker is None or worker.computing != step:
