@@ -213,12 +213,14 @@ def test_a_lost_decision_is_told_again() -> None:
 
 def test_a_learner_that_heard_no_heartbeat_yet_does_not_aim_far_ahead() -> None:
     """It took the run to stand still, compared a step that was past, and doubled the distance with every attempt."""
-    world, _ = start(1)
+    world = World(0, latency=0.02)
+    world.found(0)
+    world.run(1.0)
     joiner = world.join(1, 0)
     world.run_until(lambda: joiner.node.learner.phase == Phase.LOAD, 5)
     began = world.now
     while joiner.node.learner.phase != Phase.READY and world.now < began + 2:
-        if world.now < began + 0.2:
+        if world.now < began + 0.5:
             joiner.node.liveness.progress.clear()
         world.run(world.now + 0.005)
     assert joiner.node.learner.phase == Phase.READY
