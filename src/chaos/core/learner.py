@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
@@ -243,18 +245,23 @@ class Learner:
         elif self.phase == Phase.OFFER and message.step == self._target:
             self._refused.add(src)
             if message.reason != "busy":
-                self._margin = 2 * self._margin + 1
+                self._widen()
             if src in self._ready:
                 known = self._ready[src]
-                self._ready[src] = DonorReady(max(known.finished, message.applied), known.running)
+                self._ready[src] = replace(known, finished=max(known.finished, message.applied))
             if self._offer is None and self._refused.issuperset(self._ready):
                 self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
             self.on_donor_lost(src)
         elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
-            self._margin = self._margin if message.reason == "busy" else 2 * self._margin + 1
+            if message.reason != "busy":
+                self._widen()
             self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.001)
+
+    def _widen(self) -> None:
+        """A step was past before the order came: aim further ahead, but not beyond the results that are kept."""
+        self._margin = min(2 * self._margin + 1, self._ctx.config.retain_results)
 
     def on_offer(self, src: str, message: SnapshotOffer) -> None:
         if self.phase == Phase.VERIFY and src == self._verify_donor:
@@ -386,7 +393,8 @@ class Learner:
         preferred = [d for d in self._donors if d in members]
         self._verify_donor = (preferred or members)[0]
         steps = self._node.steps
-        running = any(beat.running for beat in self._node.liveness.progress.values()) and not self._late
+        beats = self._node.liveness.progress.values()
+        running = (not beats or any(beat.running for beat in beats)) and not self._late
         newest = max(steps.highest_seen, self._newest())
         step = newest + 1 + self._margin if running else steps.finished
         self._target = step
@@ -396,7 +404,7 @@ class Learner:
 
     def on_own_missed(self, step: int) -> None:
         if self.phase == Phase.VERIFY:
-            self._margin = 2 * self._margin + 1
+            self._widen()
             self._ctx.trace("verify_missed", step=step)
             self._retry_at = self._ctx.now + 0.001
 
