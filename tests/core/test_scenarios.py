@@ -228,6 +228,20 @@ def test_a_learner_that_heard_no_heartbeat_yet_does_not_aim_far_ahead() -> None:
     check(world)
 
 
+def test_a_learner_that_heard_no_heartbeat_yet_of_a_run_that_waits_for_it() -> None:
+    """It waited for the snapshot of a step that could not come before it was a member, and kept its donor from others."""
+    world = World(0)
+    world.min_peers = 2
+    world.found(0)
+    world.run(1.0)
+    joiner = world.join(1, 0)
+    while joiner.node.learner.phase != Phase.VERIFY:
+        joiner.node.liveness.progress.clear()
+        world.run(world.now + 0.001)
+    world.run_until(lambda: len(world.members()) == 2, 2)
+    check(world)
+
+
 # --- state and samples ----------------------------------------------------------------------------------------------
 
 
