@@ -96,6 +96,12 @@ class Boundary(ToAgent, frozen=True):
     """Seconds since the last `Proceed`, i.e. what the user's code took."""
 
 
+class Applied(ToAgent, frozen=True):
+    """A learner's worker, which may wait at its boundary for long, has read and applied the result of `step`."""
+
+    step: Count
+
+
 class StateLoaded(ToAgent, frozen=True):
     """The worker's model and optimizer now hold the snapshot of `step`."""
 
@@ -227,6 +233,7 @@ FromWorker = (
     | DeclareData
     | BucketReady
     | Boundary
+    | Applied
     | StateLoaded
     | StateRefused
     | SnapshotPrepared
