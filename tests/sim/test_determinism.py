@@ -9,9 +9,9 @@ import sys
 import pytest
 
 PROGRAM = """
-from chaos.sim.faults import FaultRun
+from chaos.sim.runs import RandomRun
 for seed in range(6):
-    run = FaultRun(seed)
+    run = RandomRun(seed)
     run.run()
     print(seed, run.world.events, run.world.trace_digest.hex())
 """

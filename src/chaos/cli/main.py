@@ -136,6 +136,23 @@ def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = 
         print(f"{name} leaves after its present step")
 
 
+@app.command(epilog=EXIT_CODES)
+def sim(
+    scenario: Annotated[Path | None, typer.Option(metavar="FILE", help="What is to happen, as a TOML file.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Random faults, drawn from each seed.")] = False,
+    peers: Annotated[int | None, typer.Option(help="Peers at the beginning of random runs. Default: 2 to 5.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="A..B", help="One run for each.")] = "0..99",
+    steps: Annotated[int, typer.Option(help="Steps that have to become stable in each run, at least.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the agents' protocol in virtual time, with faults, and check its promises at every event."""
+    from chaos.cli.sim import simulate
+
+    if random == (scenario is not None):
+        raise ChaosError("give either --scenario FILE or --random")
+    raise typer.Exit(simulate(scenario, peers, seeds, steps, as_json))
+
+
 def main() -> None:
     """Entry point of the command `chaos`."""
     try:

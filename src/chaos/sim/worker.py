@@ -44,6 +44,7 @@ class Worker:
         """Positions that it has used in this epoch, as far back as commits may not know of them yet."""
         self._epoch = 0
         self._snapshots: set[int] = set()
+        self._learns = True
 
     def _say(self, message: wm.FromWorker, delay: float = LIGHT_S) -> None:
         self._desk.from_worker(self, message, delay)
@@ -88,6 +89,8 @@ class Worker:
             corrupt = self._desk.is_corrupt(message.step) and self._desk.index
             self.chain = digest(self.chain, message.step, self._desk.result_of(message.step), corrupt)
         self._desk.applied(self, head)
+        if self._learns:
+            self._say(wm.Applied(self.applied))
         self._snapshot()
 
     def _snapshot(self) -> None:
@@ -102,7 +105,8 @@ class Worker:
             self._say(wm.Finished(self.applied))
             return
         compute = self._desk.compute_s()
-        part = None if message.role == "learner" else self._contribution(message)
+        self._learns = message.role == "learner"
+        part = None if self._learns else self._contribution(message)
         self._say(wm.Boundary(self.applied, part, compute), compute)
 
     def _contribution(self, message: wm.Proceed) -> wm.Contribution:
