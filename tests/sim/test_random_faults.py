@@ -8,7 +8,7 @@ import pytest
 from chaos.sim.runs import RandomRun
 
 
-@pytest.mark.parametrize("first", range(0, 100, 10))
+@pytest.mark.parametrize("first", range(0, 60, 10))
 def test_promises_hold_and_everything_heals(first: int) -> None:
     for seed in range(first, first + 10):
         RandomRun(seed).run()

@@ -142,6 +142,7 @@ class RandomRun(Run):
             if not self.faults.living():
                 self.lost = True
                 return
+        world.run(world.now + random.choice([0.0, 0.0, 1.5, 6.0]))
         self.lost = not self.calm.settle()
 
     def _moment(self, dice: Random) -> Callable[[], bool]:

@@ -111,6 +111,7 @@ class ScenarioRun(Run):
             world.run(max(world.now, began + fault.at))
             if self._do(fault):
                 self.tally.note(world.now, fault.do, f"peers {list(fault.peers)}")
+        world.run(max([world.now, *(began + fault.at + fault.seconds for fault in self._planned)]))
         self.lost = not self.calm.settle()
 
     def _peer(self, index: int) -> SimPeer | None:
