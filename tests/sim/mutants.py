@@ -24,6 +24,7 @@ from chaos.core.steps import Steps
 from chaos.core.types import Lease
 from chaos.core.views import Views
 from chaos.core.worker_desk import WorkerDesk
+from chaos.sim.duels import DuelRun
 from chaos.sim.runs import RandomRun, Violation, finish
 
 Patch = pytest.MonkeyPatch
@@ -306,6 +307,7 @@ MUTANTS: list[Callable[[Patch], None]] = [
 @dataclass(frozen=True)
 class Caught:
     violation: Violation
+    kind: str
     seeds: int
 
 
@@ -314,9 +316,10 @@ def hunt(mutant: Callable[[Patch], None], seeds: int = SEEDS) -> Caught | None:
     with pytest.MonkeyPatch.context() as patch:
         mutant(patch)
         for seed in range(seeds):
-            violation = finish(RandomRun(seed)).violation
-            if violation is not None:
-                return Caught(violation, seed + 1)
+            for kind in (RandomRun, DuelRun):
+                violation = finish(kind(seed)).violation
+                if violation is not None:
+                    return Caught(violation, kind.__name__, seed + 1)
     return None
 
 
@@ -328,7 +331,9 @@ def main() -> int:
             survived += 1
             print(f"{mutant.__name__:36} SURVIVED", flush=True)
         else:
-            seen = f"{caught.violation.promise} within {caught.seeds} seeds: {caught.violation.text[:90]}"
+            seen = (
+                f"{caught.violation.promise} within {caught.seeds} seeds ({caught.kind}): {caught.violation.text[:80]}"
+            )
             print(f"{mutant.__name__:36} caught   {seen}", flush=True)
     return 1 if survived else 0
 

@@ -5,10 +5,10 @@ A failure names its seed; `chaos sim --random --seeds SEED` shows the shortest s
 
 import pytest
 
-from chaos.sim.runs import RandomRun
+from chaos.sim.mix import random_run
 
 
 @pytest.mark.parametrize("first", range(0, 60, 10))
 def test_promises_hold_and_everything_heals(first: int) -> None:
     for seed in range(first, first + 10):
-        RandomRun(seed).run()
+        random_run(seed).run()

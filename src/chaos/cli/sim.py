@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from chaos.core.errors import ChaosError
+from chaos.sim.mix import random_run
 from chaos.sim.report import Report, describe
-from chaos.sim.runs import Factory, RandomRun, finish, shorten
+from chaos.sim.runs import Factory, finish, shorten
 from chaos.sim.scenario import ScenarioRun, load
 
 PROGRESS_EVERY = 500
@@ -30,7 +31,7 @@ def parse_seeds(text: str) -> range:
 def factory(scenario: Path | None, seed: int, peers: int | None, steps: int) -> Factory:
     """Makes the run of a seed."""
     if scenario is None:
-        return lambda omit, limit: RandomRun(seed, peers, steps, omit, limit)
+        return lambda omit, limit: random_run(seed, peers, steps, omit, limit)
     loaded = load(scenario)
     return lambda omit, limit: ScenarioRun(loaded, seed, steps, omit, limit)
 

@@ -45,10 +45,11 @@ class Calm:
         return True
 
     def _help_joiners(self) -> None:
-        """Where a joiner's contact died before it knew anybody else, its user tries another."""
+        """Where all that a joiner knew of have died meanwhile, its user names another member."""
         members = self._world.members()
+        present = {peer.id for peer in members}
         for peer in self._faults.living():
-            if peer.node.ctx.role == Role.JOINER and not peer.node.ctx.linked and members:
+            if peer.node.ctx.role == Role.JOINER and members and not present & peer.node.ctx.linked.keys():
                 self._faults.contact(peer, self._random.choice(members).index)
 
     def _is_healthy(self) -> bool:

@@ -126,6 +126,7 @@ class RandomRun(Run):
     def run(self) -> None:
         world, random = self.world, self._random
         world.found(0, self.schedule.new_clock(random))
+        world.run_until(lambda: bool(world.members()), 1.0)
         for _ in range(self._initial - 1):
             self.schedule.join(random)
         world.run(world.now + random.uniform(0.05, 3.0))

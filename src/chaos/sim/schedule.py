@@ -53,9 +53,10 @@ class Schedule:
             "stranger": (1, self._strange),
         }  # fmt: skip
 
-    def draw(self, random: Random) -> None:
-        """One fault of a kind that is possible now."""
-        kinds, weights = list(self._kinds), [weight for weight, _ in self._kinds.values()]
+    def draw(self, random: Random, only: tuple[str, ...] = ()) -> None:
+        """One fault of a kind that is possible now, of all kinds or of `only` these."""
+        kinds = [kind for kind in self._kinds if not only or kind in only]
+        weights = [self._kinds[kind][0] for kind in kinds]
         for kind in random.choices(kinds, weights, k=4):
             done = self._kinds[kind][1](random)
             if done:
@@ -78,7 +79,7 @@ class Schedule:
         holds = worker is not None and worker.applied is not None and peer.worker.alive
         return holds and peer in self._faults.staying() and peer.crash_after is None
 
-    def _spare(self, victims: list[SimPeer]) -> bool:
+    def spare(self, victims: list[SimPeer]) -> bool:
         """Whether the run can live without these: a quorum of present members that hold the state stays.
 
         A host that is lost for ever takes its vote with it, so those must stay few.
@@ -89,7 +90,7 @@ class Schedule:
     def _victims(self, random: Random, count: int) -> list[SimPeer]:
         living = self._faults.living()
         victims = random.sample(living, count) if len(living) > count else []
-        return victims if self._spare(victims) else []
+        return victims if self.spare(victims) else []
 
     def _links(self) -> list[Pair]:
         return sorted(self._world.network.links)
@@ -143,7 +144,7 @@ class Schedule:
     def _workers(self, random: Random, count: int) -> str:
         candidates = [p for p in self._faults.living() if p.worker.alive and not p.worker.ended]
         victims = random.sample(candidates, count) if len(candidates) >= count else []
-        if not self._spare(victims):
+        if not self.spare(victims):
             return ""
         for victim in victims:
             self._faults.kill_worker(victim, random.uniform(0.01, 1.0))
@@ -161,7 +162,7 @@ class Schedule:
     def _leave(self, random: Random) -> str:
         candidates = self._faults.staying()
         leaver = random.choice(candidates) if len(candidates) > 2 else None
-        if leaver is None or not self._spare([leaver]):
+        if leaver is None or not self.spare([leaver]):
             return ""
         self._faults.leave(leaver)
         return f"{leaver.info.name} is asked to leave"
@@ -243,7 +244,7 @@ class Schedule:
 
     def _flip_bit(self, random: Random) -> str:
         victim = random.choice(self._faults.living())
-        if not self._spare([victim]):
+        if not self.spare([victim]):
             return ""
         self._faults.flip_bit(victim, random.randrange(1, 5))
         return f"a bit flips at {victim.info.name}"
