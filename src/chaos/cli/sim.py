@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from chaos.core.errors import ChaosError
 from chaos.sim.mix import random_run
+from chaos.sim.replay import replay
 from chaos.sim.report import Report, describe
 from chaos.sim.runs import Factory, finish, shorten
 from chaos.sim.scenario import ScenarioRun, load
@@ -54,3 +56,14 @@ def simulate(scenario: Path | None, peers: int | None, seeds: str, steps: int, a
     else:
         print("\n".join(report.lines()))
     return 1 if report.violations else 0
+
+
+def run_again(recording: Path, as_json: bool) -> int:
+    """Replay a recorded agent and say whether it did the same. Returns the exit code: 0 only if it did."""
+    result = replay(recording)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(f"{result.peer}: {result.events} events, up to step {result.steps} in view {result.views}")
+        print(f"differs at {result.differs}" if result.differs else "the node did the same after each of them")
+    return 1 if result.differs else 0
