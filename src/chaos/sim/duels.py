@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from random import Random
 
+from chaos.core.agreement import Acceptor
 from chaos.sim.calm import Calm
 from chaos.sim.peer import ClockSkew, SimPeer
 from chaos.sim.runs import Run
@@ -61,28 +62,48 @@ class DuelRun(Run):
         """Give a reason for another view; once somebody proposes one, hit it, and perhaps the next one too."""
         self._schedule.draw(dice, ("worker", "leave", "join", "crash", "partition"))
         for _ in range(dice.choice([1, 1, 2, 3])):
-            self.world.reaches(lambda: bool(self._proposers()), 1.0)
-            self.world.run(self.world.now + dice.uniform(0.0, 7.0) * self.world.network.latency)
-            proposers = self._proposers()
-            if not proposers:
+            self.world.reaches(self._moment(dice), 1.0)
+            candidates = self._ahead() or self._proposers()
+            if not candidates:
                 return
-            victim = dice.choice(proposers)
-            done = self._strike(dice, victim)
+            done = self._strike(dice, dice.choice(candidates))
             if done:
                 self.tally.note(self.world.now, "strike", done)
+
+    def _moment(self, dice: Random) -> Callable[[], bool]:
+        """A proposal is out; some voted, not all; or it is decided, and the others are still to hear of it."""
+        late = self.world.now + dice.uniform(0.0, 7.0) * self.world.network.latency
+        votes = dice.randrange(1, 4)
+        return dice.choice([
+            lambda: bool(self._proposers()) and self.world.now >= late,
+            lambda: any((c := p.node.views.proposal) is not None and c.value is not None for p in self._proposers()),
+            lambda: sum(a is not None and a.accepted is not None for a in self._acceptors()) >= votes,
+            lambda: bool(self._ahead()),
+            lambda: bool(self._ahead()),
+        ])  # fmt: skip
+
+    def _acceptors(self) -> list[Acceptor | None]:
+        return [p.node.views.acceptor for p in self.faults.living()]
+
+    def _ahead(self) -> list[SimPeer]:
+        """Members that know of a newer view than others do."""
+        views = {p.node.ctx.view.id for p in self.world.members()}
+        newest = max(views, default=0)
+        return [p for p in self.world.members() if len(views) > 1 and p.node.ctx.view.id == newest]
 
     def _proposers(self) -> list[SimPeer]:
         return [p for p in self.faults.living() if p.node.views.proposal is not None and not p.frozen]
 
     def _strike(self, dice: Random, victim: SimPeer) -> str:
         others = [p.id for p in self.faults.living() if p is not victim]
-        some = dice.sample(others, dice.randrange(1, len(others) + 1)) if others else []
+        some = dice.sample(others, dice.choice([len(others), dice.randrange(1, len(others) + 1)])) if others else []
         seconds = dice.choice([0.5, 2.0, 5.0])
         how = dice.choice(["crash", "between", "freeze", "mute", "deaf", "partition"])
         if how in ("crash", "between") and not self._schedule.spare([victim]):
             return ""
         match how:
             case "crash":
+                self.faults.block([(victim.id, other) for other in others], 0.1)  # its last messages are lost
                 self.faults.crash(victim, dice.choice([None, 0.5, 2.0]))
             case "between":
                 self.faults.crash_between(victim, dice.randrange(1, 12))
