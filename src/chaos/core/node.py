@@ -83,6 +83,7 @@ from chaos.core.types import DataState, PeerInfo, StateManifest, View
 from chaos.core.views import Views
 from chaos.core.worker_desk import WorkerDesk
 from chaos.core.worker_messages import (
+    Applied,
     Boundary,
     BucketReady,
     DeclareData,
@@ -462,6 +463,8 @@ class Node:
         match message:
             case Boundary():
                 self.worker.on_boundary(message)
+            case Applied(step):
+                self.worker.on_applied(step)
             case BucketReady():
                 raise AssertionError("buckets are the driver's business")
             case Register():
