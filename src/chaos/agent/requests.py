@@ -1,4 +1,4 @@
-"""What a client that is no peer may ask an agent: its status, to leave, to take a dead peer's last words."""
+"""What a client that is no peer may ask an agent: its status, to leave, to force a view, to take last words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Sealed
-from chaos.core.types import Record, Text
+from chaos.core.types import Count, Record, Text
 
 
 class ClientRequest(Record, tag=True, frozen=True):
@@ -25,13 +25,19 @@ class LeaveRequest(ClientRequest, frozen=True):
     reason: Text
 
 
+class ForceViewRequest(ClientRequest, frozen=True):
+    """Answered only for a client of the agent's own party. `view`: the id that the operator saw; None: only look."""
+
+    view: Count | None
+
+
 class SealRequest(ClientRequest, frozen=True):
     """Last words that somebody found after their peer's process had ended."""
 
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LeaveRequest | SealRequest
+AnyRequest = StatusRequest | LeaveRequest | ForceViewRequest | SealRequest
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

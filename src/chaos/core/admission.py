@@ -132,6 +132,8 @@ class Admission:
 
     def _refusal(self, message: JoinRequest) -> JoinRefused | None:
         known = self._node.worker.known
+        if self._node.pause.reason:
+            return JoinRefused(f"{self._ctx.me.name} is paused: {self._node.pause.reason}", retry=True)
         if known is None:
             return JoinRefused("this member's own worker has not started yet", retry=True)
         reason = difference(known.fingerprint, message.fingerprint)

@@ -90,6 +90,10 @@ class Context:
         """The installed view."""
         return self.views[-1]
 
+    def follows(self, view: View) -> bool:
+        """Whether `view` is of this peer's lineage, or of one that took its place."""
+        return view.lineage == self.view.lineage or view.replaces(self.view.lineage, self.view.id)
+
     def departing(self) -> tuple[PeerInfo, ...]:
         """Members of older views that have left the installed one, but owe their part in steps before it."""
         if self.view.abort:

@@ -104,6 +104,13 @@ class LeaveRequested(Event, frozen=True):
     reason: str
 
 
+class ForceRequested(Event, frozen=True):
+    """`chaos force-view`: an operator who was shown view `view_id` confirms. `lineage`: a new id, drawn at random."""
+
+    lineage: str
+    view_id: int
+
+
 AnyEvent = (
     Tick
     | LinkUp
@@ -119,4 +126,5 @@ AnyEvent = (
     | SnapshotFreed
     | LinksMeasured
     | LeaveRequested
+    | ForceRequested
 )

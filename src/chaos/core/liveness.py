@@ -67,11 +67,13 @@ class Liveness:
         view = self._ctx.view if self._ctx.views else None
         if view is None:
             return
+        if self._node.force.is_foreign(src, message):
+            return
         if self._ctx.takes_part(src):
             self.heard(src)
             self.neighbours[src] = message.links
             self.progress[src] = message
-        if message.lineage == view.lineage and message.view_id < view.id:
+        if message.view_id < view.id:
             self._ctx.send(src, Decide(view))
 
     def on_link_up(self, info: PeerInfo) -> None:

@@ -127,6 +127,21 @@ class Goodbye(Message, frozen=True):
     """All members' scripts have ended and their last step is stable: no further step will come from anybody."""
 
 
+class ForceProposal(Message, frozen=True):
+    """An operator asked the sender, which is paused, to go on without a quorum, under a new lineage."""
+
+    base: View
+    lineage: Annotated[str, Meta(max_length=64)]
+
+
+class ForceAnswer(Message, frozen=True):
+    """`report`: the sender agrees, and finishes nothing more under the old lineage. None: it refuses."""
+
+    lineage: Annotated[str, Meta(max_length=64)]
+    report: Report | None
+    reason: Text
+
+
 # --- membership -------------------------------------------------------------------------------------
 
 
@@ -301,6 +316,8 @@ PeerMessage = (
     | Accept
     | Vote
     | Decide
+    | ForceProposal
+    | ForceAnswer
     | Seal
     | Goodbye
     | Heartbeat

@@ -22,6 +22,7 @@ from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
     AnyEvent,
     DialRefused,
+    ForceRequested,
     LeaveRequested,
     LinkDown,
     LinksMeasured,
@@ -36,6 +37,7 @@ from chaos.core.events import (
     WorkerDied,
     WorkerSaid,
 )
+from chaos.core.force import Force
 from chaos.core.learner import Learner, Phase
 from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
@@ -47,6 +49,8 @@ from chaos.core.messages import (
     DonorReady,
     FetchResult,
     FinishedStep,
+    ForceAnswer,
+    ForceProposal,
     Goodbye,
     Heartbeat,
     JoinRefused,
@@ -73,6 +77,7 @@ from chaos.core.messages import (
     Vote,
     WorkerDown,
 )
+from chaos.core.pause import Pause as Paused
 from chaos.core.status import describe
 from chaos.core.steps import Steps
 from chaos.core.types import DataState, PeerInfo, StateManifest, View
@@ -129,6 +134,8 @@ class Node:
         self.worker = WorkerDesk(self.ctx, self)
         self.liveness = Liveness(self.ctx, self)
         self.admission = Admission(self.ctx, self)
+        self.pause = Paused(self.ctx, self)
+        self.force = Force(self.ctx, self)
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
@@ -175,6 +182,7 @@ class Node:
                 self.admission.tick()
                 self.learner.tick()
                 if self.ctx.views:
+                    self.force.tick()
                     self.steps.end_pauses()
                     self._tick_steps()
             case Received(src, message):
@@ -205,6 +213,8 @@ class Node:
                 self.learner.on_links(event)
             case LeaveRequested(reason):
                 self.departure.leave(reason)
+            case ForceRequested(lineage, view_id):
+                self.force.begin(lineage, view_id)
 
     def _tick_steps(self) -> None:
         self.steps.tick()
@@ -239,6 +249,10 @@ class Node:
                 self.views.on_vote(src, message)
             case Decide(view):
                 self._decided(view)
+            case ForceProposal():
+                self.force.on_proposal(src, message)
+            case ForceAnswer():
+                self.force.on_answer(src, message)
             case Seal(sealed):
                 self.on_sealed(sealed, announce=False)
             case Goodbye():
@@ -315,6 +329,7 @@ class Node:
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
         self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
+        self.force.link_lost(peer)
         self.liveness.on_link_down(peer, reason)
         if self.ctx.views and not self.ctx.takes_part(peer):
             self.ctx.emit(Disconnect(peer, "not part of the run any more"))
