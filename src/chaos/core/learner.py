@@ -169,7 +169,7 @@ class Learner:
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
-            if (self._retry_at and now >= self._retry_at) or self._is_overdue():
+            if (self._retry_at and now >= self._retry_at) or self._is_overdue() or self._stands_still():
                 self._start_verify()
         elif self.phase == Phase.READY and now - self._since > self._ctx.config.join_retry_s:
             self._announce_ready()
@@ -402,6 +402,12 @@ class Learner:
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
         self._ctx.send(self._verify_donor, SnapshotAt(step))
+
+    def _stands_still(self) -> bool:
+        """It aims at a step that nobody works on: it took the run to be running when it had heard of nobody yet."""
+        beats = self._node.liveness.progress.values()
+        waited = self._ctx.now - self._since > self._ctx.config.donor_wait_s
+        return waited and self._target > self._newest() and bool(beats) and not any(b.running for b in beats)
 
     def on_own_missed(self, step: int) -> None:
         if self.phase == Phase.VERIFY:
