@@ -227,7 +227,7 @@ def test_one_that_comes_back_with_the_old_lineage_is_told_and_rejoins() -> None:
     advance(world, peers[1], 5)
     world.disturb()
     peers[0].wake()
-    world.run_until(lambda: len(world.members()) == 2, 20)
+    world.run_until(lambda: [len(p.node.ctx.view.members) for p in world.members()] == [2, 2], 20)
     assert {p.node.ctx.view.lineage for p in peers} == {"two"}
     assert traces(peers[0], "rejoin")
     assert any("forced a new lineage two" in str(t["text"]) for t in traces(peers[0], "told"))

@@ -178,6 +178,8 @@ class JoinRefused(Message, frozen=True):
     reason: Text
     retry: bool
     """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
+    wait_s: Annotated[float, Meta(ge=0.0, le=300.0)] = 0.0
+    """Seconds after which asking again makes sense: the joiner was lost too often lately."""
 
 
 class Admit(Message, frozen=True):

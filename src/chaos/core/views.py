@@ -360,6 +360,8 @@ class Views:
         ctx.role = self._role(view, was)
         self.proposal = self._need_since = None
         self._node.pause.end()
+        if before is not None:
+            self._node.admission.on_lost(self._lost(before, view))
         ctx.wishes.forget(view, before)
         self._keep_opinions(view, before)
         if ctx.role == Role.MEMBER:
@@ -376,6 +378,11 @@ class Views:
         self._node.force.installed(view, before)
         self._relink(view, {p.id for p in before.everybody()} if before is not None else set())
         self._node.on_installed(view, was)
+
+    def _lost(self, before: View, view: View) -> list[str]:
+        """Who was left out by `view` for its silence: not those that asked for it, nor those that are proven gone."""
+        left = [p.id for p in before.everybody() if not view.member(p.id) and not view.learner(p.id)]
+        return [p for p in left if p != self._ctx.id and p not in self.gone and p not in self._ctx.wishes.leaving]
 
     def _keep_opinions(self, view: View, before: View | None) -> None:
         """Who is gone or suspected still is, unless it is out of the view, or back as a new incarnation."""
