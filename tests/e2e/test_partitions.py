@@ -78,7 +78,8 @@ def test_a_lost_host_pauses_the_lighter_half_until_it_is_forced(cluster: Cluster
     assert {c["lineage"] for c in b.entries("commit") if c["step"] > stood + 1} == {answer["lineage"]}
     assert "forced a new lineage" in b.output()
 
+    at = time.time()
     a = cluster.start("a", job, join=[b.address()], host="north")
-    cluster.until_member(a)
+    cluster.until_member(a, since=at)
     cluster.finish([a, b])
     check_run(cluster, job, [a, b])

@@ -147,12 +147,12 @@ class Admission:
         self._losses = {peer: times for peer, times in recent.items() if times}
 
     def held_out_s(self, peer: str) -> float:
-        """Seconds for which a peer that comes and goes is still kept out, so that it does not change the view each time."""
+        """Seconds for which a peer that comes and goes is still kept out, lest it change the view each time."""
         config, now = self._ctx.config, self._ctx.now
         times = [t for t in self._losses.get(peer, ()) if now - t < config.flap_window_s]
         if len(times) < 2:
             return 0.0
-        hold = min(config.flap_first_s * 2 ** (len(times) - 2), config.flap_limit_s)
+        hold: float = min(config.flap_first_s * 2.0 ** (len(times) - 2), config.flap_limit_s)
         return max(0.0, times[-1] + hold - now)
 
     def _refusal(self, message: JoinRequest) -> JoinRefused | None:

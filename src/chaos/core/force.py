@@ -160,6 +160,8 @@ class Force:
         ctx, base = self._ctx, message.base
         if base.lineage == ctx.view.lineage and base.id > ctx.view.id:
             self._node.views.install(base)
+        if not ctx.views:
+            return  # that view has no place for this peer
         if base != ctx.view:
             ctx.send(src, Decide(ctx.view))
             reason = f"it follows view {ctx.view.id} of lineage {ctx.view.lineage} already"
@@ -189,7 +191,8 @@ class Force:
         self._ctx.emit(
             Tell(
                 f"an operator forced a new lineage {view.lineage} from step {view.first_step} on, "
-                f"with {', '.join(m.name for m in view.members)}, without {', '.join(given_up) or 'nobody left out'}"
+                f"with {', '.join(m.name for m in view.members)}"
+                + (f", without {', '.join(given_up)}" if given_up else "")
             )
         )
 
@@ -204,7 +207,7 @@ class Force:
             return False
         if ctx.view.replaces(message.lineage, message.view_id):
             ctx.send(src, Decide(ctx.view))
-        elif self.foreign.get(src) != message.lineage:
+        elif src in ctx.linked and self.foreign.get(src) != message.lineage:
             self.foreign[src] = message.lineage
             ctx.trace("other_lineage", peer=ctx.name(src), lineage=message.lineage, view=message.view_id)
             ctx.emit(

@@ -46,7 +46,7 @@ class Liveness:
                 self._judge(peer)
 
     def _judge(self, peer: str) -> None:
-        """The time of a question is over: ask again while others hear the peer, for a way around is then being found."""
+        """The time of a question is over: ask again while others hear the peer, as a way around is being found."""
         first = self._vouched.get(peer)
         if first is None or self._ctx.now - first > self._ctx.config.detector.ceiling_s:
             self._conclude(peer, "nobody hears it" if first is None else "others hear it, but nothing comes here")
