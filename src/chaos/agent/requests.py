@@ -1,4 +1,4 @@
-"""What a client that is no peer may ask an agent: its status, to leave, to force a view, to take last words."""
+"""What a client that is no peer may ask an agent: status, to leave, cut a link, force a view, take last words."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StatusRequest(ClientRequest, frozen=True):
 
 
 class LeaveRequest(ClientRequest, frozen=True):
-    """Answered only for a client of the agent's own party."""
+    """Own party only."""
 
     reason: Text
 
@@ -31,13 +31,20 @@ class ForceViewRequest(ClientRequest, frozen=True):
     view: Count | None
 
 
+class LinkRequest(ClientRequest, frozen=True):
+    """`chaos link`: cut this peer's link to the one of this name or id, or make it again. Own party only."""
+
+    peer: Text
+    connect: bool
+
+
 class SealRequest(ClientRequest, frozen=True):
     """Last words that somebody found after their peer's process had ended."""
 
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LeaveRequest | ForceViewRequest | SealRequest
+AnyRequest = StatusRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

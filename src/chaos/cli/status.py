@@ -52,8 +52,10 @@ def picture(status: Mapping[str, Any]) -> Group:
     if status["paused"]:
         paused = status["paused"]
         facts.add_row("paused", Text(f"for {paused['seconds']:.0f} s: {paused['reason']}", style="red"))
+    if status["cut"]:
+        facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "role", "party", "step", "address", "linked to"):
+    for title in ("name", "role", "party", "step", "sums", "address", "linked to"):
         members.add_column(title, overflow="fold")
     for member in status["members"]:
         members.add_row(*_cells(member))
@@ -78,6 +80,7 @@ def _cells(member: Mapping[str, Any]) -> list[str]:
         role,
         member["party"][:8],
         step,
+        "" if member["share"] is None else f"{member['share']:.0%}",
         "\n".join(member["addresses"]),
         ", ".join(member["links"]),
     ]

@@ -111,6 +111,19 @@ class ForceRequested(Event, frozen=True):
     view_id: int
 
 
+class LinkWanted(Event, frozen=True):
+    """`chaos link connect` or `disconnect`: the operator's word on the link to a peer."""
+
+    peer: str
+    connect: bool
+
+
+class PathChanged(Event, frozen=True):
+    """What is sent to this peer takes another way from now on; what was under way may be lost."""
+
+    peer: str
+
+
 AnyEvent = (
     Tick
     | LinkUp
@@ -127,4 +140,6 @@ AnyEvent = (
     | LinksMeasured
     | LeaveRequested
     | ForceRequested
+    | LinkWanted
+    | PathChanged
 )

@@ -143,6 +143,7 @@ class Force:
             self._ended(request.lineage, "none of those that agree has a worker")
             return
         audience = dict.fromkeys(p.id for p in request.base.everybody())
+        view = self._node.overlay.planned(view)
         self._ended(request.lineage, "")
         ctx.send_all(audience, Decide(view))  # those left out too: whoever still hears it comes over
         self._node.views.install(view)

@@ -13,6 +13,9 @@ from chaos.core.types import PeerInfo
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
+RELAYED_BEATS = 2
+"""A peer that another one hears has time for so many heartbeats until one must have come here by way of others."""
+
 
 class Liveness:
     def __init__(self, ctx: Context, node: Node) -> None:
@@ -26,9 +29,11 @@ class Liveness:
         self._denials: dict[str, set[str]] = {}
         """Who else says that it does not hear them."""
         self._vouched: dict[str, float] = {}
-        """Peers in doubt of which another one said that it hears them, and since when they were in doubt then."""
+        """Peers in doubt of which another one said that it hears them, and when it first did."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
+        self.topology = 0
+        """Goes up whenever `neighbours` changes: ways through the overlay may be others then."""
         self.progress: dict[str, Heartbeat] = {}
         self._watched: set[str] = set()
         """Everybody else in the view: only they owe heartbeats."""
@@ -43,16 +48,8 @@ class Liveness:
                 self._renew_link(peer)
         for peer, since in list(self._doubts.items()):
             if self._ctx.now - since > self._ctx.config.probe_s and peer not in self._concluded:
-                self._judge(peer)
-
-    def _judge(self, peer: str) -> None:
-        """The time of a question is over: ask again while others hear the peer, as a way around is being found."""
-        first = self._vouched.get(peer)
-        if first is None or self._ctx.now - first > self._ctx.config.detector.ceiling_s:
-            self._conclude(peer, "nobody hears it" if first is None else "others hear it, but nothing comes here")
-            return
-        self._doubts[peer] = self._ctx.now
-        self._ctx.send_all(self._witnesses(peer), Probe(peer))
+                heard = peer in self._vouched
+                self._conclude(peer, "others hear it, but nothing comes here" if heard else "nobody hears it")
 
     def _heartbeat(self) -> None:
         steps = self._node.steps
@@ -60,6 +57,8 @@ class Liveness:
         beat = Heartbeat(self._ctx.view.lineage, self._ctx.view.id, steps.finished, steps.running, links)
         peers = [p.id for p in self._ctx.view.everybody()]
         self._ctx.send_all([*peers, *sorted(self._ctx.linked)], beat)
+        for peer in sorted(self._doubts.keys() - self._concluded):  # a question or its answer may have gone astray
+            self._ctx.send_all(self._witnesses(peer), Probe(peer))
 
     # --- evidence ------------------------------------------------------------------------------------------
 
@@ -84,13 +83,23 @@ class Liveness:
             return
         if self._ctx.takes_part(src):
             self.heard(src)
-            self.neighbours[src] = message.links
+            self._learn_links(src, message.links)
             self.progress[src] = message
         if message.view_id < view.id:
             self._ctx.send(src, Decide(view))
 
+    def _learn_links(self, peer: str, links: tuple[str, ...]) -> None:
+        if self.neighbours.get(peer) != links:
+            self.neighbours[peer] = links
+            self.topology += 1
+
+    def _forget_links(self, peer: str) -> None:
+        if self.neighbours.pop(peer, None) is not None:
+            self.topology += 1
+
     def on_link_up(self, info: PeerInfo) -> None:
         """A link stands. To a newer incarnation, it shows that the one in the view runs no more."""
+        self._next_heartbeat = self._ctx.now  # others find their ways by what I say of my links
         if self._ctx.is_present(info.id, info):
             self.heard(info.id)
         else:
@@ -98,8 +107,10 @@ class Liveness:
             self._conclude(info.id, "a newer incarnation of it is there")
 
     def on_link_down(self, peer: str, reason: str) -> None:
-        self.neighbours.pop(peer, None)
-        self._doubt(peer, f"link lost: {reason}")
+        self._next_heartbeat = self._ctx.now
+        self._forget_links(peer)
+        if not (self._ctx.views and self._ctx.view.is_cut(peer, self._ctx.id)):
+            self._doubt(peer, f"link lost: {reason}")
 
     def installed(self) -> None:
         """Watch everybody in the view, nobody else."""
@@ -125,7 +136,7 @@ class Liveness:
         self._vouched.pop(peer, None)
         self._concluded.discard(peer)
         self._denials.pop(peer, None)
-        self.neighbours.pop(peer, None)
+        self._forget_links(peer)
         self.progress.pop(peer, None)
 
     # --- doubt, questions, answers -------------------------------------------------------------------------
@@ -153,12 +164,17 @@ class Liveness:
         return True
 
     def _witnesses(self, peer: str) -> list[str]:
-        """Members whose word counts: linked to me, and not themselves in doubt."""
+        """Members whose word counts: as far as known they have, or just had, a link to it, and are not in doubt."""
         return [
             other
             for other in self._ctx.view.member_ids()
-            if other not in (peer, self._ctx.id) and other in self._ctx.linked and other not in self._doubts
+            if other not in (peer, self._ctx.id) and other not in self._doubts and self._should_hear(other, peer)
         ]
+
+    def _should_hear(self, other: str, peer: str) -> bool:
+        """Whether `other` last said that it has a link to `peer`. Of a direct neighbour that said nothing, yes."""
+        beat = self.progress.get(other)
+        return other in self._ctx.linked if beat is None else peer in beat.links
 
     def hears(self, peer: str) -> bool:
         return peer in self._ctx.linked and peer not in self._doubts
@@ -172,8 +188,9 @@ class Liveness:
         if not message.alive:
             self._deny(src, message.target)
         elif message.target in self._doubts:
-            self._vouched.setdefault(message.target, self._doubts[message.target])
-            self._doubts[message.target] = self._ctx.now
+            first = self._vouched.setdefault(message.target, self._ctx.now)
+            if self._ctx.now - first <= self._ctx.config.detector.ceiling_s:
+                self._doubts[message.target] = self._ctx.now + RELAYED_BEATS * self._ctx.config.detector.heartbeat_s
             self._denials.get(message.target, set()).discard(src)
 
     def _deny(self, src: str, target: str) -> None:

@@ -202,6 +202,13 @@ class Leaving(Message, frozen=True):
     done: bool
 
 
+class LinkWish(Message, frozen=True):
+    """The sender's operator wants its link to `peer` cut, or made again."""
+
+    peer: PeerIdField
+    connect: bool
+
+
 class WorkerDown(Message, frozen=True):
     """The sender's worker died: retry the open round without it, go on without it as a member."""
 
@@ -330,6 +337,7 @@ PeerMessage = (
     | Admit
     | Ready
     | Leaving
+    | LinkWish
     | WorkerDown
     | StepContribution
     | Ack

@@ -27,6 +27,8 @@ from chaos.core.events import (
     LinkDown,
     LinksMeasured,
     LinkUp,
+    LinkWanted,
+    PathChanged,
     Received,
     RoundComplete,
     ShardStored,
@@ -56,6 +58,7 @@ from chaos.core.messages import (
     JoinRefused,
     JoinRequest,
     Leaving,
+    LinkWish,
     Nack,
     Pause,
     PeerMessage,
@@ -77,6 +80,7 @@ from chaos.core.messages import (
     Vote,
     WorkerDown,
 )
+from chaos.core.overlay import Overlay
 from chaos.core.pause import Pause as Paused
 from chaos.core.status import describe
 from chaos.core.steps import Steps
@@ -139,6 +143,7 @@ class Node:
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
+        self.overlay = Overlay(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
         self._repeated_at = 0.0
@@ -184,6 +189,7 @@ class Node:
                 if self.ctx.views:
                     self.force.tick()
                     self.steps.end_pauses()
+                    self.overlay.tick()
                     self._tick_steps()
             case Received(src, message):
                 self._receive(src, message)
@@ -215,6 +221,13 @@ class Node:
                 self.departure.leave(reason)
             case ForceRequested(lineage, view_id):
                 self.force.begin(lineage, view_id)
+            case LinkWanted(peer, connect):
+                if self.ctx.views:
+                    self.overlay.on_wanted(peer, connect)
+            case PathChanged(peer):
+                if self.ctx.views:
+                    self.steps.repeat([peer])
+                    self._repeat_wishes([peer])
 
     def _tick_steps(self) -> None:
         self.steps.tick()
@@ -224,6 +237,7 @@ class Node:
 
     def _repeat_wishes(self, peers: list[str]) -> None:
         self.departure.repeat(peers)
+        self.overlay.repeat(peers)
         if self.ctx.role == Role.MEMBER and self.ctx.id in self.ctx.wishes.worker_down:
             self.ctx.send_all(peers, WorkerDown("its worker is still not there"))
 
@@ -289,6 +303,8 @@ class Node:
                 if self.ctx.views and self.ctx.view.member(src):
                     wishes.worker_down.add(src)
                 wishes.ready.pop(src, None)
+            case LinkWish(peer, connect):
+                self.overlay.on_wish(src, peer, connect)
             case Pause(seconds):
                 self.steps.pause(src, seconds)
             case SnapshotPrepare():

@@ -25,6 +25,7 @@ def describe(node: Node) -> dict[str, Any]:
         "epoch": node.steps.data.epoch,
         "paused": {"reason": pause.reason, "seconds": round(pause.seconds(), 1)} if pause.reason else None,
         "other_lineages": {ctx.name(peer): lineage for peer, lineage in node.force.foreign.items()},
+        "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
         + [_peer(node, p, "learner") for p in (view.learners if view else ())],
@@ -36,6 +37,8 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     beat = node.liveness.progress.get(info.id)
     me = info.id == ctx.id
     links = sorted(ctx.linked) if me else beat.links if beat else ()
+    view = ctx.view
+    shares, rank = view.root_shares(), next((i for i, m in enumerate(view.members) if m.id == info.id), None)
     return {
         "name": info.name,
         "id": info.id,
@@ -44,6 +47,7 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
         "addresses": list(info.addresses),
         "step": node.steps.finished if me else beat.finished if beat else None,
         "links": [ctx.name(p) for p in links],
+        "share": None if rank is None else round(shares[rank] / sum(shares), 3),
         "linked": me or info.id in ctx.linked,
         "suspect": info.id in node.views.suspects,
     }

@@ -52,6 +52,11 @@ class Abandoned(Record, frozen=True):
     view_id: Count
 
 
+def pair(a: str, b: str) -> tuple[str, str]:
+    """How a link is named: its ends, the lower id first."""
+    return (a, b) if a < b else (b, a)
+
+
 class View(Record, frozen=True):
     """The agreed state of the run. View v+1 is decided by the members of view v."""
 
@@ -75,6 +80,10 @@ class View(Record, frozen=True):
     """Nobody opens the round of `start` before there are so many members."""
     abandoned: Annotated[tuple[Abandoned, ...], Meta(max_length=64)] = ()
     """Lineages that this one took the place of, oldest first."""
+    cut: Annotated[tuple[tuple[PeerIdField, PeerIdField], ...], Meta(max_length=4096)] = ()
+    """Links that are not to be: pairs in ascending order, the lower id first."""
+    shares: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
+    """The sync plan: how large a share of the chunks each member sums, by rank. Empty: all the same."""
 
     def member(self, peer: str) -> PeerInfo | None:
         return next((m for m in self.members if m.id == peer), None)
@@ -91,6 +100,18 @@ class View(Record, frozen=True):
 
     def everybody(self) -> tuple[PeerInfo, ...]:
         return self.members + self.learners
+
+    def root_shares(self) -> tuple[int, ...]:
+        """The share of each rank, also where all are the same."""
+        return self.shares or (1,) * len(self.members)
+
+    def knows(self, peer: str) -> bool:
+        """Whether this peer is a member or learner."""
+        return self.member(peer) is not None or self.learner(peer) is not None
+
+    def is_cut(self, a: str, b: str) -> bool:
+        """Whether there is to be no link between these two."""
+        return pair(a, b) in self.cut
 
     def member_ids(self) -> tuple[str, ...]:
         return tuple(m.id for m in self.members)
