@@ -149,7 +149,7 @@ STATUS: dict[str, Any] = {
     "step": 41,
     "stable": 40,
     "epoch": 2,
-    "paused": False,
+    "paused": None,
     "learner_phase": "idle",
     "members": [
         {

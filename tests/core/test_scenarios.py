@@ -470,7 +470,7 @@ def test_the_end_with_one_peer_lost(seal: bool) -> None:
     world.steps = end
     world.run_until(lambda: peers[1].node.worker.worker is not None and peers[1].worker.applied >= end - 1, 5)
     world.kill(peers[0], seal=seal)
-    world.run_until(lambda: peers[1].stopped is not None or peers[1].node.views.paused, 20)
+    world.run_until(lambda: peers[1].stopped is not None or peers[1].node.pause.reason, 20)
     if seal:
         world.run_until(lambda: peers[1].stopped is not None, 5)
         assert stops(world)["p1"] == 0

@@ -1,4 +1,4 @@
-"""Talking to agents from outside a run: status, leave, passing on a dead peer's last words."""
+"""Talking to agents from outside a run: status, leave, force-view, passing on a dead peer's last words."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from chaos.agent.identity import Identity
 from chaos.agent.party import Party, default_directory
 from chaos.agent.requests import (
     AnyRequest,
+    ForceViewRequest,
     LeaveRequest,
     LinkRequest,
     SealRequest,
@@ -66,6 +67,16 @@ def request_status(address: str, party: Path | None = None, plain: bool = False)
 def request_leave(address: str, party: Path | None = None, plain: bool = False) -> str:
     """Ask the peer at `address` to leave its run; returns its name."""
     return str(ask(address, LeaveRequest("chaos leave"), _client_security(party, plain))["leaving"])
+
+
+def preview_force(address: str, party: Path | None = None, plain: bool = False) -> dict[str, Any]:
+    """What a view forced by the peer at `address` would be: see `Force.preview`. ChaosError if it refuses."""
+    return ask(address, ForceViewRequest(None), _client_security(party, plain))
+
+
+def request_force(address: str, view: int, party: Path | None = None, plain: bool = False) -> str:
+    """Have the peer at `address` force a view in place of `view`; returns the new lineage."""
+    return str(ask(address, ForceViewRequest(view), _client_security(party, plain))["lineage"])
 
 
 def request_link(

@@ -7,6 +7,7 @@ decides nothing about the protocol.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.identity import Identity
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
+    ForceViewRequest,
     LeaveRequest,
     LinkRequest,
     SealRequest,
@@ -146,8 +148,10 @@ class Agent:
         await self.transport.close()
         self.worker_link.close()
         if self._words is not None:
-            said_goodbye = self._stopped.done() and not self._stopped.cancelled() and not self._stopped.exception()
-            self._words.close(remove=said_goodbye)  # of an agent that broke, they are the only proof
+            ended = self._stopped.done() and not self._stopped.cancelled() and not self._stopped.exception()
+            proper = ended and self._stopped.result().code == 0
+            # of an agent that broke, or had nobody to say goodbye to, its words are the only proof
+            self._words.close(remove=proper)
         self._trace.close()
         if self._recorder is not None:
             self._recorder.close()
@@ -311,16 +315,31 @@ class Agent:
         match decode_request(payload):
             case StatusRequest():
                 return encode_answer(self._status())
-            case LeaveRequest() | LinkRequest() if party != self._me.party and not self._setup.security.plain:
+            case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
+                party != self._me.party and not self._setup.security.plain
+            ):
                 return encode_answer({"error": f"only the peer's own party ({self._me.party[:16]}) may do that"})
             case LeaveRequest(reason):
                 self.post(ev.LeaveRequested(reason))
                 return encode_answer({"leaving": self._me.name})
+            case ForceViewRequest(view):
+                return encode_answer(await self._force(view))
             case LinkRequest(peer, connect):
                 return encode_answer(self._want_link(peer, connect))
             case SealRequest(sealed):
                 self.post(ev.WordsFound(sealed))
                 return encode_answer({"sealed": True})
+
+    async def _force(self, view: int | None) -> dict[str, Any]:
+        """Show, or make, the view that an operator forces."""
+        if view is None:
+            shown = self.node.force.preview()
+            return {"error": shown["refusal"]} if shown["refusal"] else shown
+        lineage = secrets.token_hex(8)
+        self.post(ev.ForceRequested(lineage, view))
+        while (outcome := self.node.force.outcomes.get(lineage)) is None and not self._stopped.done():
+            await asyncio.sleep(self._setup.node.tick_s)  # `FORCE_S` at most
+        return {"error": outcome or "the peer stopped"} if outcome != "" else {"lineage": lineage}
 
     def _want_link(self, peer: str, connect: bool) -> dict[str, Any]:
         ctx = self.node.ctx
@@ -401,6 +420,8 @@ class Agent:
                 self._stop_sealing(peer)
             case act.SendGoodbye():
                 self._say_goodbye(action)
+            case act.Tell(text):
+                print(f"chaos: {text}", file=sys.stderr, flush=True)
             case act.Stop():
                 if not self._stopped.done():
                     asyncio.get_running_loop().call_soon(self._stop, action)

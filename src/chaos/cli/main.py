@@ -194,6 +194,29 @@ def sim(
     raise typer.Exit(simulate(scenario, peers, seeds, steps, as_json))
 
 
+@app.command("force-view", epilog=EXIT_CODES)
+def force_view(
+    address: Address = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a paused run go on without those that are gone for good. Ask one of your own peers that is paused."""
+    from chaos.agent.client import preview_force, request_force
+    from chaos.cli.force import confirm
+    from chaos.cli.status import ask_address
+
+    where = ask_address(address, alone=True)
+    shown = preview_force(where, party, plain)
+    confirm(shown, where, yes, Console(stderr=as_json))
+    lineage = request_force(where, int(shown["view"]), party, plain)
+    if as_json:
+        print(json.dumps(shown | {"old_lineage": shown["lineage"], "lineage": lineage}))
+    else:
+        print(f"the run goes on as lineage {lineage}, with {', '.join(shown['members'])}")
+
+
 def main() -> None:
     """Entry point of the command `chaos`."""
     try:

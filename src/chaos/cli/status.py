@@ -50,7 +50,8 @@ def picture(status: Mapping[str, Any]) -> Group:
     facts.add_row("view", f"{status['view']}")
     facts.add_row("step", f"{status['step']}, stable up to {status['stable']}, epoch {status['epoch']}")
     if status["paused"]:
-        facts.add_row("paused", Text("no quorum: too many members are silent", style="red"))
+        paused = status["paused"]
+        facts.add_row("paused", Text(f"for {paused['seconds']:.0f} s: {paused['reason']}", style="red"))
     if status["cut"]:
         facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")

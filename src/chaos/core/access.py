@@ -15,6 +15,8 @@ from chaos.core.messages import (
     DonorReady,
     FetchResult,
     FinishedStep,
+    ForceAnswer,
+    ForceProposal,
     Goodbye,
     Heartbeat,
     JoinRefused,
@@ -59,7 +61,9 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return ballot.proposer == src and (ctx.is_member(src) or (newer and ctx.takes_part(src)))
         case Accept(_, ballot):
             return ballot.proposer == src and ctx.is_member(src)
-        case Promise() | Vote() | Nack() | Admit() | Leaving():
+        case ForceProposal(base):
+            return ctx.is_member(src) and base.member(src) is not None
+        case ForceAnswer() | Promise() | Vote() | Nack() | Admit() | Leaving():
             return ctx.is_member(src)
         case Ready(peer):
             return peer == src and ctx.takes_part(src)

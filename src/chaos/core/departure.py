@@ -123,7 +123,10 @@ class Departure:
     def _check_end(self) -> None:
         """All scripts have ended: stop as soon as the last step is stable."""
         ctx, stable = self._ctx, self._node.steps.stable
-        if ctx.id not in ctx.wishes.done or not all(m in ctx.wishes.leaving for m in ctx.view.member_ids()):
+        if self._leave_reason and self._node.pause.reason:
+            if self._waited():
+                self.stop(UNCONFIRMED, f"left ({self._leave_reason}) while nobody could let it go")
+        elif ctx.id not in ctx.wishes.done or not all(m in ctx.wishes.leaving for m in ctx.view.member_ids()):
             self._waiting_since = None
         elif stable >= self._last_applied:
             self._farewell(f"the run is complete after step {stable}", complete=True)
@@ -169,6 +172,8 @@ class Departure:
     def stop(self, code: int, reason: str) -> None:
         if self.stopped is not None:
             return
+        if self._node.pause.reason:
+            reason = f"{reason}; it was paused: {self._node.pause.reason}"
         if not self._said_goodbye and self._ctx.views:
             self._farewell(reason)
         self.stopped = Stop(code, reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chaos.core.actions import StopSeal, TrySeal
+from chaos.core.actions import Connect, Disconnect, StopSeal, TrySeal
 from chaos.core.context import Context, Role
 from chaos.core.detector import Detector
 from chaos.core.messages import Decide, Heartbeat, Probe, ProbeReply
@@ -28,6 +28,8 @@ class Liveness:
         """Those of them that are suspected by now."""
         self._denials: dict[str, set[str]] = {}
         """Who else says that it does not hear them."""
+        self._vouched: dict[str, float] = {}
+        """Peers in doubt of which another one said that it hears them, and when it first did."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
         self.topology = 0
@@ -42,10 +44,12 @@ class Liveness:
             self._next_heartbeat = self._ctx.now + self._ctx.config.detector.heartbeat_s
             self._heartbeat()
         for peer in self._detector.overdue(self._ctx.now):
-            self._doubt(peer, f"silent for {self._detector.silence(peer, self._ctx.now):.1f} s")
+            if self._doubt(peer, f"silent for {self._detector.silence(peer, self._ctx.now):.1f} s"):
+                self._renew_link(peer)
         for peer, since in list(self._doubts.items()):
             if self._ctx.now - since > self._ctx.config.probe_s and peer not in self._concluded:
-                self._conclude(peer, "nobody hears it")
+                heard = peer in self._vouched
+                self._conclude(peer, "others hear it, but nothing comes here" if heard else "nobody hears it")
 
     def _heartbeat(self) -> None:
         steps = self._node.steps
@@ -64,6 +68,7 @@ class Liveness:
             return
         self._detector.heard(peer, self._ctx.now)
         self._concluded.discard(peer)
+        self._vouched.pop(peer, None)
         if self._doubts.pop(peer, None) is not None:
             self._ctx.emit(StopSeal(peer))
         self._denials.pop(peer, None)
@@ -74,11 +79,13 @@ class Liveness:
         view = self._ctx.view if self._ctx.views else None
         if view is None:
             return
+        if self._node.force.is_foreign(src, message):
+            return
         if self._ctx.takes_part(src):
             self.heard(src)
             self._learn_links(src, message.links)
             self.progress[src] = message
-        if message.lineage == view.lineage and message.view_id < view.id:
+        if message.view_id < view.id:
             self._ctx.send(src, Decide(view))
 
     def _learn_links(self, peer: str, links: tuple[str, ...]) -> None:
@@ -128,6 +135,7 @@ class Liveness:
     def forget(self, peer: str) -> None:
         self._detector.forget(peer)
         self._doubts.pop(peer, None)
+        self._vouched.pop(peer, None)
         self._concluded.discard(peer)
         self._denials.pop(peer, None)
         self._forget_links(peer)
@@ -135,18 +143,27 @@ class Liveness:
 
     # --- doubt, questions, answers -------------------------------------------------------------------------
 
-    def _doubt(self, peer: str, reason: str) -> None:
+    def _renew_link(self, peer: str) -> None:
+        """Nothing comes by this link any more. The other end may not know: ended, both find a way around it."""
+        info = self._ctx.seat(peer)
+        if info is not None and peer in self._ctx.linked:
+            self._ctx.emit(Disconnect(peer, "silent for too long"))
+            self._ctx.emit(Connect(info))
+
+    def _doubt(self, peer: str, reason: str) -> bool:
+        """False if it was in doubt already, or is of no concern."""
         if peer in self._doubts or not self._ctx.views:
-            return
+            return False
         info = self._ctx.seat(peer)
         if info is None:
             self._detector.forget(peer)
-            return
+            return False
         self._doubts[peer] = self._ctx.now
         self._ctx.trace("doubt", peer=info.name, reason=reason)
         self._ctx.emit(TrySeal(info))
         self._ctx.send_all(self._witnesses(peer), Probe(peer))
         self._weigh(peer)
+        return True
 
     def _witnesses(self, peer: str) -> list[str]:
         """Members whose word counts: as far as known they have, or just had, a link to it, and are not in doubt."""
@@ -173,7 +190,9 @@ class Liveness:
         if not message.alive:
             self._deny(src, message.target)
         elif message.target in self._doubts:
-            self._doubts[message.target] = self._ctx.now + RELAYED_BEATS * self._ctx.config.detector.heartbeat_s
+            first = self._vouched.setdefault(message.target, self._ctx.now)
+            if self._ctx.now - first <= self._ctx.config.detector.ceiling_s:
+                self._doubts[message.target] = self._ctx.now + RELAYED_BEATS * self._ctx.config.detector.heartbeat_s
             self._denials.get(message.target, set()).discard(src)
 
     def _deny(self, src: str, target: str) -> None:

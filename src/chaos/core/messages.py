@@ -127,6 +127,21 @@ class Goodbye(Message, frozen=True):
     """All members' scripts have ended and their last step is stable: no further step will come from anybody."""
 
 
+class ForceProposal(Message, frozen=True):
+    """An operator asked the sender, which is paused, to go on without a quorum, under a new lineage."""
+
+    base: View
+    lineage: Annotated[str, Meta(max_length=64)]
+
+
+class ForceAnswer(Message, frozen=True):
+    """`report`: the sender agrees, and finishes nothing more under the old lineage. None: it refuses."""
+
+    lineage: Annotated[str, Meta(max_length=64)]
+    report: Report | None
+    reason: Text
+
+
 # --- membership -------------------------------------------------------------------------------------
 
 
@@ -163,6 +178,8 @@ class JoinRefused(Message, frozen=True):
     reason: Text
     retry: bool
     """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
+    wait_s: Annotated[float, Meta(ge=0.0, le=300.0)] = 0.0
+    """Seconds after which asking again makes sense: the joiner was lost too often lately."""
 
 
 class Admit(Message, frozen=True):
@@ -308,6 +325,8 @@ PeerMessage = (
     | Accept
     | Vote
     | Decide
+    | ForceProposal
+    | ForceAnswer
     | Seal
     | Goodbye
     | Heartbeat

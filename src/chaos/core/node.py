@@ -22,6 +22,7 @@ from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
     AnyEvent,
     DialRefused,
+    ForceRequested,
     LeaveRequested,
     LinkDown,
     LinksMeasured,
@@ -38,6 +39,7 @@ from chaos.core.events import (
     WorkerDied,
     WorkerSaid,
 )
+from chaos.core.force import Force
 from chaos.core.learner import Learner, Phase
 from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
@@ -49,6 +51,8 @@ from chaos.core.messages import (
     DonorReady,
     FetchResult,
     FinishedStep,
+    ForceAnswer,
+    ForceProposal,
     Goodbye,
     Heartbeat,
     JoinRefused,
@@ -77,6 +81,7 @@ from chaos.core.messages import (
     WorkerDown,
 )
 from chaos.core.overlay import Overlay
+from chaos.core.pause import Pause as Paused
 from chaos.core.status import describe
 from chaos.core.steps import Steps
 from chaos.core.types import DataState, PeerInfo, StateManifest, View
@@ -134,6 +139,8 @@ class Node:
         self.worker = WorkerDesk(self.ctx, self)
         self.liveness = Liveness(self.ctx, self)
         self.admission = Admission(self.ctx, self)
+        self.pause = Paused(self.ctx, self)
+        self.force = Force(self.ctx, self)
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
@@ -181,6 +188,7 @@ class Node:
                 self.admission.tick()
                 self.learner.tick()
                 if self.ctx.views:
+                    self.force.tick()
                     self.steps.end_pauses()
                     self.overlay.tick()
                     self._tick_steps()
@@ -212,6 +220,8 @@ class Node:
                 self.learner.on_links(event)
             case LeaveRequested(reason):
                 self.departure.leave(reason)
+            case ForceRequested(lineage, view_id):
+                self.force.begin(lineage, view_id)
             case LinkWanted(peer, connect):
                 if self.ctx.views:
                     self.overlay.on_wanted(peer, connect)
@@ -254,6 +264,10 @@ class Node:
                 self.views.on_vote(src, message)
             case Decide(view):
                 self._decided(view)
+            case ForceProposal():
+                self.force.on_proposal(src, message)
+            case ForceAnswer():
+                self.force.on_answer(src, message)
             case Seal(sealed):
                 self.on_sealed(sealed, announce=False)
             case Goodbye():
@@ -332,6 +346,7 @@ class Node:
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
         self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
+        self.force.link_lost(peer)
         self.liveness.on_link_down(peer, reason)
         if self.ctx.views and not self.ctx.takes_part(peer):
             self.ctx.emit(Disconnect(peer, "not part of the run any more"))

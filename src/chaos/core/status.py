@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def describe(node: Node) -> dict[str, Any]:
     """What `chaos status` shows of this peer's knowledge."""
     ctx = node.ctx
-    view = ctx.view if ctx.views else None
+    view, pause = ctx.view if ctx.views else None, node.pause
     return {
         "run": ctx.run,
         "peer": ctx.me.name,
@@ -23,7 +23,8 @@ def describe(node: Node) -> dict[str, Any]:
         "step": node.steps.finished,
         "stable": node.steps.stable,
         "epoch": node.steps.data.epoch,
-        "paused": node.views.paused,
+        "paused": {"reason": pause.reason, "seconds": round(pause.seconds(), 1)} if pause.reason else None,
+        "other_lineages": {ctx.name(peer): lineage for peer, lineage in node.force.foreign.items()},
         "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]

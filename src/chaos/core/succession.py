@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from blake3 import blake3
+from msgspec.structs import replace
+
 from chaos.core.messages import Report
-from chaos.core.types import PeerInfo, View
+from chaos.core.types import Abandoned, PeerInfo, View
+
+MAX_ABANDONED = 64
+"""So many lineages that were given up are remembered; a peer of an older one is refused instead of taken over."""
 
 
 @dataclass
@@ -88,8 +94,28 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         reason=f"failure: without {', '.join(lost) or 'nobody'} ({cause})",
         start=base.start,
         min_peers=base.min_peers,
+        abandoned=base.abandoned,
         cut=wishes.cut(base),
     )
+
+
+def forced(base: View, reports: Mapping[str, Report], wishes: Wishes, lineage: str) -> View | None:
+    """The first view of a new lineage, made of those who report although they are no quorum of `base`.
+
+    None if nobody would be left to train.
+    """
+    after = after_failure(base, reports, wishes, "forced by an operator")
+    if after is None:
+        return None
+    given_up = (*base.abandoned, Abandoned(base.lineage, base.id))[-MAX_ABANDONED:]
+    learners = tuple(p for p in after.learners if p.id not in wishes.lost_learners)
+    return replace(after, lineage=lineage, id=_far_id(base, lineage), learners=learners, abandoned=given_up)
+
+
+def _far_id(base: View, lineage: str) -> int:
+    """Frames name their view by its id alone: two lineages that follow one view must not use the same ids."""
+    drawn = int.from_bytes(blake3(lineage.encode()).digest(3), "big")
+    return base.id + 1_000_000 + drawn
 
 
 def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing: tuple[str, ...]) -> View:
@@ -122,6 +148,7 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         reason=_planned_reason(base, promoted, admitted, releasing, wishes),
         start=base.start,
         min_peers=base.min_peers,
+        abandoned=base.abandoned,
         cut=wishes.cut(base),
     )
 

@@ -188,6 +188,8 @@ class SimPeer:
                 if self.words is not None:
                     for peer in peers:
                         world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason, complete)))
+            case act.Tell(text):
+                self._note("told", {"text": text})
             case act.Stop():
                 self.stopped = action
                 world.heap.at(0.05, lambda: world.kill(self, gently=True))
