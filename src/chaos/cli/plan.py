@@ -70,6 +70,8 @@ def plan_shards(as_json: AsJson = False) -> None:
     With "links": [{"source": "a", "target": "b", "bandwidth": 25e6, "latency": 0.01}, ...] as well, the donors
     reach "joiner" over these links only, and share them.
     """
+    if sys.stdin.isatty():
+        raise ChaosError("no request on standard input: `chaos plan shards < request.json`, see --help for one")
     made = answer(sys.stdin.buffer.read())
     if as_json:
         print(json.dumps(msgspec.to_builtins(made)))
