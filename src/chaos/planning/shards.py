@@ -67,9 +67,11 @@ class Donor:
 
     def pace(self, shard_bytes: int) -> Pace | None:
         """Its exact pace with shards of this size; None for a donor that can give nothing."""
-        if not self.rate:
+        rate = self.rate
+        if not rate:
             return None
-        return Pace(Fraction(self.latency_s), Fraction(self.overhead_s) + shard_bytes / Fraction(self.rate))
+        above, below = rate.as_integer_ratio()
+        return Pace(Fraction(self.latency_s), Fraction(self.overhead_s) + Fraction(shard_bytes * below, above))
 
     def shard_s(self, shard_bytes: int) -> float:
         """Seconds that one shard of `shard_bytes` keeps the donor busy. Needs a rate above 0."""
