@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from chaos.core.errors import ChaosError
@@ -161,6 +161,7 @@ def played(costs: JoinCosts, shares: tuple[float, ...]) -> tuple[float, float]:
     ranges=st.integers(1, 8),
     offer_s=st.floats(0.0, 5.0),
 )
+@example(state=300 * MB, part=0.95, replay=0.9, ranges=2, offer_s=0.0)  # the first range's results still wait
 def test_the_promised_delay_holds_when_a_join_in_ranges_is_played_through(
     state: int, part: float, replay: float, ranges: int, offer_s: float
 ) -> None:
