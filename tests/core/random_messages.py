@@ -10,7 +10,7 @@ from msgspec import inspect
 
 from chaos.core.messages import LastWords, PeerMessage, Sealed
 from chaos.core.types import PeerInfo
-from tests.core.world import info, peer_id, sign
+from chaos.sim.symbols import info, peer_id, sign
 
 IDS = [peer_id(i) for i in range(6)]
 COUNTS = st.one_of(st.integers(0, 12), st.integers(0, 2**63 - 1))

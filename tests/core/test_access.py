@@ -15,9 +15,10 @@ from chaos.core.context import Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import JoinRequest
 from chaos.core.node import Node
+from chaos.sim.symbols import FINGERPRINT, LAYOUT, info, peer_id
+from chaos.sim.world import World
 from tests.core.random_messages import ANY_MESSAGE, MESSAGES
 from tests.core.test_outcomes import start
-from tests.core.world import FINGERPRINT, LAYOUT, World, info, peer_id
 
 STRANGER = 5
 

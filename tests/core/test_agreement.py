@@ -15,7 +15,7 @@ from chaos.core.agreement import Acceptor, Proposal
 from chaos.core.messages import Accepted, LastWords, Promise, Report
 from chaos.core.quorum import is_quorum, weights
 from chaos.core.types import Ballot, View
-from tests.core.world import info, peer_id
+from chaos.sim.symbols import info, peer_id
 
 PEERS = [info(i) for i in range(4)]
 REPORT = Report(0, 0, True)

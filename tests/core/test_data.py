@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chaos.core.data import advance, declare, held, normalise, size, subtract, take
 from chaos.core.types import DataState, Lease, SampleRange
 from chaos.core.worker_messages import Contribution
-from tests.core.world import peer_id
+from chaos.sim.symbols import peer_id
 
 SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=6)
 

@@ -4,7 +4,8 @@ import pytest
 
 from chaos.core.fallback import JoinMeter
 from chaos.core.learner import Phase
-from tests.core.world import SimPeer, World
+from chaos.sim.peer import SimPeer
+from chaos.sim.world import World
 
 
 def run_of_three() -> tuple[World, list[SimPeer]]:
@@ -34,8 +35,7 @@ def test_the_members_pause_for_a_late_snapshot():
     world.run_until(lambda: joiner in world.members(), 10)
     at = peers[0].node.steps.finished
     world.run_until(lambda: peers[0].node.steps.finished > at + 5, 10)
-    world.check_equal_state()
-    world.check_samples()
+    world.promises.equal_states()
     loaded = [t for t, kind, _ in joiner.trace if kind == "state_loaded"][-1]
     asked = [t for t, kind, _ in peers[0].trace if kind == "pause"][-1]
     commits = [t for t, kind, _ in peers[0].trace if kind == "commit" and asked < t < loaded]
@@ -61,6 +61,26 @@ def test_the_pause_ends_by_itself():
     joiner.handle = lambda _event: None  # alive to its links, deaf to everything
     at = peers[0].node.steps.finished
     world.run_until(lambda: peers[0].node.steps.finished > at + 5, 40)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_whose_scripts_change_gradients_by_hand_pauses_for_a_joiner(seed: int):
+    """Replayed results would give another state, as would an update that the script never saw."""
+    world = World(seed=seed)
+    world.by_hand = True
+    peers = [world.found(0)]
+    world.run_until(lambda: peers[0].node.steps.finished >= 3)
+    for index in (1, 2, 3):
+        peers.append(world.join(index, 0))
+        world.run_until(lambda: peers[-1] in world.members(), 10)
+    world.kill_worker(peers[1])
+    world.run_until(lambda: peers[1] not in world.members(), 10)
+    world.run_until(lambda: peers[1] in world.members(), 10)
+    at = peers[0].node.steps.finished
+    world.run_until(lambda: all(p.node.steps.finished > at + 5 for p in peers), 10)
+    modes = [fields for _, kind, fields in peers[3].trace if kind == "catch_up_mode"]
+    assert [m["mode"] for m in modes] == ["late"] and "sync()" in modes[0]["reason"]
+    assert not [kind for _, kind, _ in peers[3].trace if kind == "digests_differ"]
 
 
 def test_the_meter_decides_by_what_it_measured():

@@ -6,7 +6,8 @@ import pytest
 
 from chaos.core.context import Role
 from chaos.core.learner import Phase
-from tests.core.world import SimPeer, World
+from chaos.sim.peer import SimPeer
+from chaos.sim.world import World
 
 PEERS = (2, 3, 4)
 
@@ -28,8 +29,7 @@ def advance(world: World, peer: SimPeer, steps: int, limit: float = 10.0) -> Non
 
 
 def check(world: World) -> None:
-    world.check_samples()
-    world.check_equal_state()
+    world.promises.equal_states()
 
 
 def traces(peer: SimPeer, kind: str) -> list[dict[str, object]]:

@@ -8,8 +8,8 @@ from chaos.core import events as ev
 from chaos.core import worker_messages as wm
 from chaos.core.context import Role
 from chaos.core.learner import Phase
+from chaos.sim.world import World
 from tests.core.test_outcomes import advance, check, start, traces
-from tests.core.world import World
 
 
 def stops(world: World) -> dict[str, int]:
@@ -56,7 +56,7 @@ def test_a_promise_that_nobody_answers_does_not_freeze_the_run(gap: float) -> No
 def test_who_was_promoted_a_step_behind_does_not_go_on_alone() -> None:
     """Steps that were stable before it became a member died with the others: it says so instead of redoing them."""
     world = World(1)
-    world.bulk_delay = 0.1
+    world.network.bulk_delay = 0.1
     founder = world.found(0)
     joiner = world.join(1, 0)
     world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 20)
@@ -211,6 +211,23 @@ def test_a_lost_decision_is_told_again() -> None:
     check(world)
 
 
+def test_a_learner_that_heard_no_heartbeat_yet_does_not_aim_far_ahead() -> None:
+    """It took the run to stand still, compared a step that was past, and doubled the distance with every attempt."""
+    world = World(0, latency=0.02)
+    world.found(0)
+    world.run(1.0)
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.LOAD, 5)
+    began = world.now
+    while joiner.node.learner.phase != Phase.READY and world.now < began + 2:
+        if world.now < began + 0.5:
+            joiner.node.liveness.progress.clear()
+        world.run(world.now + 0.005)
+    assert joiner.node.learner.phase == Phase.READY
+    world.run_until(lambda: len(world.members()) == 2, 2)
+    check(world)
+
+
 # --- state and samples ----------------------------------------------------------------------------------------------
 
 
@@ -248,7 +265,7 @@ def test_small_epochs_with_dying_workers(seed: int) -> None:
 def ahead_with_slow_frames(seed: int) -> World:
     """Two members, and the second has just finished a step whose frames are still under way to the first."""
     world, peers = start(2, seed)
-    world.bulk_delay = 0.06
+    world.network.bulk_delay = 0.06
     world.run_until(lambda: peers[1].node.steps.finished > peers[0].node.steps.finished, 5)
     return world
 
@@ -295,12 +312,20 @@ def test_two_leave_at_once(gap: float) -> None:
     check(world)
 
 
-def test_everybody_leaves() -> None:
-    world, peers = start(3)
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_everybody_leaves(seed: int, count: int) -> None:
+    """Nobody makes up empty steps while the workers end (a peer alone did so without end), nor drops a contribution."""
+    world, peers = start(count, seed)
+    world.run(world.now + seed * 0.004)
     for peer in peers:
         peer.handle(ev.LeaveRequested("asked to"))
-    world.run_until(lambda: len(stops(world)) == 3, 12)
+    pending = {p.index: p.node.steps.finished + 1 for p in peers if p.node.steps.contributed(p.node.steps.finished + 1)}
+    end = max(p.node.steps.finished for p in peers)
+    world.run_until(lambda: len(stops(world)) == count, 12)
     assert set(stops(world).values()) == {0}
+    assert max(world.promises.stable) <= end + 2
+    assert all(step in world.promises.stable for step in pending.values())
     check(world)
 
 
@@ -321,7 +346,7 @@ def test_scripts_that_end_at_different_steps() -> None:
     world.ends = {0: now + 3, 1: now + 10, 2: now + 20}
     world.run_until(lambda: len(stops(world)) == 3, 20)
     assert set(stops(world).values()) == {0}
-    assert max(world.stable) == now + 20
+    assert max(world.promises.stable) == now + 20
     check(world)
 
 
@@ -331,7 +356,7 @@ def test_no_empty_steps_after_the_end() -> None:
     end = peers[0].node.steps.finished + 5
     world.steps = end
     world.run_until(lambda: len(stops(world)) == 3, 10)
-    assert max(world.stable) == end
+    assert max(world.promises.stable) == end
     assert set(stops(world).values()) == {0}
 
 
@@ -378,4 +403,4 @@ def test_a_leaver_that_goes_before_the_last_step_it_owes(seed: int, how: str) ->
         world.kill_worker(leaver)
     at = peers[0].node.steps.stable
     world.run_until(lambda: peers[0].node.steps.stable >= at + 3, 10)
-    world.check_samples()
+    world.promises.equal_states()

@@ -15,7 +15,7 @@ from chaos.core.messages import Report
 from chaos.core.succession import Wishes, after_failure, planned
 from chaos.core.types import DataState, Fingerprint, PeerInfo, SampleRange, TensorSpec, View
 from chaos.core.worker_messages import Contribution
-from tests.core.world import info, peer_id
+from chaos.sim.symbols import info, peer_id
 
 A, B, C, D, J = (info(i) for i in range(5))
 

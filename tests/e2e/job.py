@@ -38,6 +38,8 @@ class Job:
     batch_norm: bool = False
     frozen_mb: int = 0
     """Size of a parameter that takes no gradient: a large state with small steps."""
+    clip: float = 0.0
+    """Norm to which the script clips the reduced gradients itself. 0: it leaves them alone."""
     scaler: bool = False
     compiled: bool = False
     wire: str = "native"
@@ -137,6 +139,9 @@ def main(job: Job) -> None:
                     loss = loss * torch.nan
                 (scaler.scale(loss) if scaler else loss).backward()
                 time.sleep(job.sleep_s)
+                if job.clip:
+                    run.sync(loss)
+                    nn.utils.clip_grad_norm_(model.parameters(), job.clip)
                 run.step(loss)
                 if job.dump_every and run.steps % job.dump_every == 0:
                     save(folder / f"step-{run.name}-{run.steps}.npz", arrays(model, optimizer, run.steps))

@@ -32,7 +32,8 @@ class Departure:
         self._said_goodbye = False
         self._last_applied = 0
         self._ended_members: set[str] = set()
-        self._until = 0
+        self.until = 0
+        """The last step that this peer, once it was let go, still has a part in."""
         self._waiting_since: float | None = None
 
     # --- wanting out ---------------------------------------------------------------------------------------
@@ -90,9 +91,9 @@ class Departure:
         """A view without this leaver: it stays until the steps that it has a part in are stable, or void."""
         last = view.first_step - 1
         if was != Role.LEAVER:
-            self._until = last
+            self.until = last
         elif view.abort:
-            self._until = min(self._until, last)
+            self.until = min(self.until, last)
 
     # --- going ---------------------------------------------------------------------------------------------
 
@@ -128,7 +129,7 @@ class Departure:
         """A leaver has seen the others begin without it: it goes once its last step is stable."""
         steps, worker = self._node.steps, self._node.worker.worker
         ended = self._ended_members.issuperset(self._ctx.view.member_ids())
-        last = min(self._until, steps.finished) if ended else self._until
+        last = min(self.until, steps.finished) if ended else self.until
         if steps.stable >= last and not self._said_goodbye:
             self._farewell(self._leave_reason or "script ended")
         if self._said_goodbye and (worker is None or worker.script_ended):

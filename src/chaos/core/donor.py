@@ -64,7 +64,9 @@ class Donor:
         return self._ctx.role == Role.MEMBER and worker is not None and not worker.script_ended
 
     def _answer_ready(self, src: str) -> None:
-        self._ctx.send(src, DonorReady(self._node.steps.finished, self._node.steps.running))
+        worker, steps = self._node.worker.worker, self._node.steps
+        replayable = worker is not None and not worker.by_hand
+        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable))
 
     def on_prepared(self) -> None:
         self._prepared = True

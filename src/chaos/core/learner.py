@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 UNMEASURED = (100e6, 0.001)
 """Bytes per second and seconds assumed of a link that has carried nothing yet; re-planned as shards arrive."""
+BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
@@ -58,6 +61,7 @@ class Learner:
         self._attempts = 0
         self._meter = JoinMeter()
         self._late = False
+        self._paused_until = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -119,13 +123,18 @@ class Learner:
         worker, limit = self._node.worker.worker, self._ctx.config.retain_results
         result_bytes = worker.layout.nbytes if worker is not None else 0
         decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
-        self._late = decision is not None and decision.mode == "late"
-        if decision is not None:
+        self._late = False
+        if decision is not None and decision.mode == "late":
+            self._ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
+        elif decision is not None:
             self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
-        if decision is not None and self._late:
-            pause_s = min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s)
-            self._ctx.send_all(self._ctx.view.member_ids(), Pause(pause_s))
         self.restart(reason)
+
+    def _ask_for_pause(self, seconds: float, reason: str) -> None:
+        """Have the members wait for a late snapshot."""
+        self._late, self._paused_until = True, self._ctx.now + seconds
+        self._ctx.trace("catch_up_mode", mode="late", reason=reason)
+        self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
 
     def restart(self, reason: str) -> None:
         """Begin with new donors and a new snapshot."""
@@ -177,9 +186,21 @@ class Learner:
         answered = set(self._ready) | self._refused
         waited = self._ctx.now - self._since > self._ctx.config.donor_wait_s
         if self._ready and (waited or all(m in answered for m in members)):
-            self._choose()
+            self._choose_or_pause()
         elif not self._ready and self._ctx.now - self._since > 5 * self._ctx.config.donor_wait_s:
             self.restart("no member answered")
+
+    def _choose_or_pause(self) -> None:
+        """Where results can't be replayed, first have the run stand still, then choose."""
+        if all(r.replayable for r in self._ready.values()):
+            self._choose()
+        elif not self._late or self._ctx.now > self._paused_until:
+            self._ask_for_pause(self._ctx.config.pause_limit_s, BY_HAND)
+            self._ready.clear()
+        elif any(r.running for r in self._ready.values()):
+            self._ready.clear()  # the round that was open at the pause is still to end: ask again
+        else:
+            self._choose()
 
     def _choose(self) -> None:
         """One step for all donors: soon, but late enough that none of them has passed it."""
@@ -224,18 +245,23 @@ class Learner:
         elif self.phase == Phase.OFFER and message.step == self._target:
             self._refused.add(src)
             if message.reason != "busy":
-                self._margin = 2 * self._margin + 1
+                self._widen()
             if src in self._ready:
                 known = self._ready[src]
-                self._ready[src] = DonorReady(max(known.finished, message.applied), known.running)
+                self._ready[src] = replace(known, finished=max(known.finished, message.applied))
             if self._offer is None and self._refused.issuperset(self._ready):
                 self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
             self.on_donor_lost(src)
         elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
-            self._margin = self._margin if message.reason == "busy" else 2 * self._margin + 1
+            if message.reason != "busy":
+                self._widen()
             self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.001)
+
+    def _widen(self) -> None:
+        """A step was past before the order came: aim further ahead, but not beyond the results that are kept."""
+        self._margin = min(2 * self._margin + 1, self._ctx.config.retain_results)
 
     def on_offer(self, src: str, message: SnapshotOffer) -> None:
         if self.phase == Phase.VERIFY and src == self._verify_donor:
@@ -367,7 +393,8 @@ class Learner:
         preferred = [d for d in self._donors if d in members]
         self._verify_donor = (preferred or members)[0]
         steps = self._node.steps
-        running = any(beat.running for beat in self._node.liveness.progress.values()) and not self._late
+        beats = self._node.liveness.progress.values()
+        running = (not beats or any(beat.running for beat in beats)) and not self._late
         newest = max(steps.highest_seen, self._newest())
         step = newest + 1 + self._margin if running else steps.finished
         self._target = step
@@ -377,7 +404,7 @@ class Learner:
 
     def on_own_missed(self, step: int) -> None:
         if self.phase == Phase.VERIFY:
-            self._margin = 2 * self._margin + 1
+            self._widen()
             self._ctx.trace("verify_missed", step=step)
             self._retry_at = self._ctx.now + 0.001
 
@@ -419,6 +446,7 @@ class Learner:
     def _announce_ready(self) -> None:
         self._since = self._ctx.now
         step = self._own.step if self._own is not None else 0
+        self._node.steps.acknowledge()  # of a snapshot's own step, nothing else has
         self._ctx.send_all(self._ctx.view.member_ids(), Ready(self._ctx.id, step))
 
     def on_worker_died(self) -> None:

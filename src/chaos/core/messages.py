@@ -250,6 +250,8 @@ class DonorReady(Message, frozen=True):
 
     finished: Count
     running: bool
+    replayable: bool = True
+    """Whether results alone say what the updates were; not so where scripts change gradients by hand."""
 
 
 class SnapshotAt(Message, frozen=True):

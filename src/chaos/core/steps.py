@@ -100,7 +100,10 @@ class Steps:
         self._frozen = self._frozen or freeze
 
     def pause(self, learner: str, seconds: float) -> None:
-        """Open no further round for a learner's sake, until it is a member, gone, or the time is over."""
+        """Open no further round for a learner's sake, until it is a member, gone, or the time is over.
+
+        One that another member has opened already is still finished.
+        """
         seconds = min(seconds, self._ctx.config.pause_limit_s)
         self._pauses[learner] = self._ctx.now + seconds
         self._ctx.trace("pause", peer=self._ctx.name(learner), seconds=seconds, reason="it can't catch up otherwise")
@@ -484,7 +487,9 @@ class Steps:
             return
         if step <= self._owed:
             return
-        if (step == view.start and len(view.members) < view.min_peers) or self._is_paused():
+        if step == view.start and len(view.members) < view.min_peers:
+            return
+        if step > self.highest_seen and self._is_paused():
             return
         self.opened = step
         self._ctx.emit(OpenRound(view.id, step))

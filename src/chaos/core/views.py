@@ -349,9 +349,7 @@ class Views:
         ctx.role = self._role(view, was)
         self.proposal, self._need_since, self.paused = None, None, False
         ctx.wishes.forget(view, before)
-        known = {p.id for p in view.everybody()}
-        self.gone = {peer: entry for peer, entry in self.gone.items() if peer in known}
-        self.suspects &= known | {info.id for info in ctx.departing()}
+        self._keep_opinions(view, before)
         if ctx.role == Role.MEMBER:
             if self.acceptor is None:
                 self.acceptor = Acceptor(view)
@@ -365,6 +363,16 @@ class Views:
                   reason=view.reason)  # fmt: skip
         self._relink(view, {p.id for p in before.everybody()} if before is not None else set())
         self._node.on_installed(view, was)
+
+    def _keep_opinions(self, view: View, before: View | None) -> None:
+        """Who is gone or suspected still is, unless it is out of the view, or back as a new incarnation."""
+        seats = {p.id: p.incarnation for p in view.everybody()}
+        renewed = {p.id for p in before.everybody() if seats.get(p.id, 0) > p.incarnation} if before else set()
+        self.gone = {
+            peer: (sealed, words) for peer, (sealed, words) in self.gone.items() if seats.get(peer) == words.incarnation
+        }
+        self.suspects &= (seats.keys() - renewed) | {info.id for info in self._ctx.departing()}
+        self._ctx.wishes.lost_learners |= {p.id for p in view.learners if p.id in self.suspects}
 
     def _role(self, view: View, was: Role) -> Role:
         mine = self._ctx.me.incarnation

@@ -46,6 +46,8 @@ class Worker:
     holds: int = 0
     """The step it said itself that it stands at: results up to there were read, later ones may still be."""
     at_boundary: bool = False
+    contributed: int = 0
+    """The step that its script stands in: the contribution is made, the update is not; 0: none."""
     computing: int = 0
     """The step it was last told to compute a contribution for, as a member; 0: none."""
     warmed: bool = False
@@ -56,6 +58,10 @@ class Worker:
     want: int = 0
     declares: tuple[str, int] | None = None
     script_ended: bool = False
+    ending: bool = False
+    """It was told to come to its end."""
+    by_hand: bool = False
+    """Its script may change reduced gradients before the update."""
 
 
 class WorkerDesk:
@@ -102,8 +108,10 @@ class WorkerDesk:
         worker.at_boundary = True
         worker.holds = message.applied
         worker.warmed = True
+        worker.by_hand = worker.by_hand or message.by_hand
         self._ctx.trace("boundary", applied=message.applied, compute_s=round(message.compute_s, 6))
         part, step, worker.computing = message.contribution, worker.computing, 0
+        worker.contributed = message.applied + 1 if part is not None else 0
         if part is not None and step == message.applied + 1 == self._node.steps.finished + 1:
             self._node.steps.contribute(step, self._completed(part))
         self.pump()
@@ -211,6 +219,9 @@ class WorkerDesk:
 
     def _commit(self, worker: Worker, step: int) -> bool:
         done = self._node.steps.history.get(step)
+        if worker.by_hand and worker.contributed != step:
+            self._node.lost_track(f"the update of step {step} was changed by hand and can't be replayed")
+            return False
         if done is None:
             self._node.lost_track(f"the result of step {step} is not kept any more")
             return False
@@ -224,13 +235,15 @@ class WorkerDesk:
 
     def _go_on(self) -> None:
         steps, step = self._node.steps, self._node.steps.finished + 1
-        if self._ctx.role == Role.LEAVER or self._node.departure.leaving_now():
+        departure, role = self._node.departure, self._ctx.role
+        if steps.contributed(step) and (role != Role.LEAVER or step <= departure.until):
+            return
+        if role == Role.LEAVER or departure.leaving_now():
             self._proceed(member=True, leaving=True)
             return
         view = self._ctx.view_for(step)
-        if view is None or view.member(self._ctx.id) is None or steps.contributed(step):
-            return
-        self._proceed(member=True)
+        if view is not None and view.member(self._ctx.id) is not None:
+            self._proceed(member=True)
 
     def _proceed(self, member: bool, leaving: bool = False) -> None:
         worker, steps = self.worker, self._node.steps
@@ -238,6 +251,7 @@ class WorkerDesk:
         worker.at_boundary = False
         step = steps.finished + 1
         worker.computing = step if member and not leaving else 0
+        worker.ending = worker.ending or leaving
         members = len(self._ctx.view.members) if self._ctx.views else 1
         role = "member" if member else "learner"
         self._ctx.emit(ToWorker(Proceed(step, role, members, steps.data, steps.stable, leaving)))
@@ -247,15 +261,16 @@ class WorkerDesk:
     def fill_in(self, step: int) -> None:
         """The round of `step` is open: if the worker can't contribute to it, contribute nothing in its place.
 
-        One whose script ended does so only for others that go on: where all have ended, the run has.
+        One whose script ends does so only for others that go on: where all have ended, the run has. A script that
+        changes gradients by hand must be there at each update, so the round waits for it.
         """
         steps, worker = self._node.steps, self.worker
         if steps.contributed(step):
             return
-        if worker is not None and worker.script_ended:
+        if worker is not None and (worker.script_ended or worker.ending):
             if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
-        elif worker is None or worker.computing != step:
+        elif worker is None or (worker.computing != step and not worker.by_hand):
             steps.contribute(step, self._empty())
 
     def _empty(self) -> Contribution:

@@ -94,6 +94,8 @@ class Boundary(ToAgent, frozen=True):
     contribution: Contribution | None
     compute_s: float
     """Seconds since the last `Proceed`, i.e. what the user's code took."""
+    by_hand: bool = False
+    """The script took the reduced gradients by `run.sync()` and may change them: nobody else can replay its updates."""
 
 
 class StateLoaded(ToAgent, frozen=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from chaos.core import events as ev
 from chaos.core.context import Role
-from tests.core.world import SimPeer, World
+from chaos.sim.peer import SimPeer
+from chaos.sim.world import World
 
 CALM = 45.0
 """Seconds after the last fault by which everything has to have healed: a few time-outs one after the other."""
@@ -18,11 +20,12 @@ class FaultRun:
     def __init__(self, seed: int, verbose: bool = False) -> None:
         self.world = World(seed, verbose=verbose)
         self.random = self.world.random
-        self.world.latency = self.random.choice([0.0005, 0.002, 0.02])
+        self.world.network.latency = self.random.choice([0.0005, 0.002, 0.02])
         self.world.compute = self.random.choice([0.02, 0.05, 0.2])
-        self.world.bulk_delay = self.random.choice([0.001, 0.02, 0.06])
-        self.world.hiccups = self.random.choice([0.0, 0.0, 0.02])
+        self.world.network.bulk_delay = self.random.choice([0.001, 0.02, 0.06])
+        self.world.network.hiccups = self.random.choice([0.0, 0.0, 0.02])
         self.world.samples = self.random.choice([60, 400, 10_000])
+        self.world.by_hand = seed % 4 == 3
         self.next_index = 0
         self.lost_hosts: list[SimPeer] = []
         self.leavers: list[SimPeer] = []
@@ -81,7 +84,7 @@ class FaultRun:
             else:
                 self.world.kill(victim)
                 if self.random.random() < 0.7:
-                    self.world.at(self.random.uniform(0.05, 3.0), lambda v=victim: self.restart(v))
+                    self.world.heap.at(self.random.uniform(0.05, 3.0), partial(self.restart, victim))
 
     def restart(self, dead: SimPeer) -> None:
         contacts = [p for p in self.staying() if p.node.ctx.role == Role.MEMBER]
@@ -116,11 +119,11 @@ class FaultRun:
 
     def flap(self) -> None:
         """A link breaks, and comes back: at once, or after long enough to be noticed."""
-        pairs = [tuple(sorted((int(a, 16), int(b, 16)))) for a, b in (tuple(p) for p in self.world.links)]
+        pairs = [tuple(sorted((int(a, 16), int(b, 16)))) for a, b in self.world.network.links]
         if pairs:
             a, b = self.random.choice(sorted(set(pairs) - self.flaps) or sorted(pairs))
             self.world.cut_link(a, b)
-            self.world.at(self.random.choice([0.01, 0.3, 2.0, 6.0]), lambda: self.world.restore_link(a, b))
+            self.world.heap.at(self.random.choice([0.01, 0.3, 2.0, 6.0]), lambda: self.world.restore_link(a, b))
 
     def isolate(self) -> None:
         """A host drops off the network and comes back: its peers may have gone on without it."""
@@ -134,7 +137,7 @@ class FaultRun:
             for other in others:
                 self.world.restore_link(victim.index, other)
 
-        self.world.at(self.random.choice([0.2, 1.5, 4.0, 9.0]), back)
+        self.world.heap.at(self.random.choice([0.2, 1.5, 4.0, 9.0]), back)
 
     def moment(self) -> Callable[[], bool]:
         """A state that does not last: the next fault comes in its midst."""
@@ -177,7 +180,7 @@ class FaultRun:
                 world.run(world.now + self.random.choice([0.001, 0.01, 0.05, 0.3, 1.0, 3.0]))
             else:
                 world.reaches(self.moment(), 1.0)
-            world.check_equal_state()
+            world.promises.equal_states()
             if not self.living():
                 return
         self.settle()
@@ -193,16 +196,14 @@ class FaultRun:
                 joiner.node.ctx.role == Role.JOINER and not joiner.node.ctx.linked
             ):  # its contact died before it knew anybody else: its user tries another
                 contact = self.random.choice(world.members()).info.id
-                joiner.wants.add(contact)
-                world.connect(joiner.info.id, contact)
+                world.contact(joiner, contact)
         world.run_until(self.is_healthy, CALM)
-        before, epoch = max(world.stable, default=0), world.epoch()
+        before, epoch = max(world.promises.stable, default=0), world.epoch()
         peers = self.living()
         world.run_until(lambda: min(p.node.steps.stable for p in peers) >= before + 5, CALM)
         if world.samples < 500:
             world.run_until(lambda: world.epoch() > epoch + 1, 240.0)
-        world.check_samples()
-        world.check_equal_state()
+        world.promises.equal_states()
         self.end()
 
     def end(self) -> None:
@@ -214,7 +215,6 @@ class FaultRun:
         world.run_until(lambda: all(p.stopped is not None for p in peers), CALM)
         codes = {p.info.name: p.stopped for p in peers if p.stopped is not None and p.stopped.code != 0}
         assert not codes, f"seed {world.seed}: {codes}"
-        world.check_samples()
 
     def is_lost(self) -> bool:
         """All workers with the state died at once, or the quorum is gone for good: nobody can go on."""

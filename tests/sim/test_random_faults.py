@@ -5,7 +5,7 @@ A failure names its seed; `FaultRun(seed, verbose=True).run()` replays it and pr
 
 import pytest
 
-from tests.core.faults import FaultRun
+from chaos.sim.faults import FaultRun
 
 
 @pytest.mark.parametrize("first", range(0, 150, 10))

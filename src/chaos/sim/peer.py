@@ -1,0 +1,329 @@
+"""A simulated peer: the real node, and the simulator's hands for its actions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from chaos.core import actions as act
+from chaos.core import events as ev
+from chaos.core import worker_messages as wm
+from chaos.core.codec import encode, encode_words
+from chaos.core.errors import RemoteProtocolError
+from chaos.core.messages import Goodbye, Seal, Sealed
+from chaos.core.node import Founding, Node
+from chaos.core.routes import next_hops
+from chaos.sim.reducer import Reducer
+from chaos.sim.symbols import Result, digest, info, sign
+from chaos.sim.worker import STATE_BYTES, Worker
+
+if TYPE_CHECKING:
+    from chaos.sim.world import World
+
+SHARDS = 8
+"""Shards of a snapshot."""
+ROUTES_S = 0.5
+"""Routes are looked up anew so often, as the agent does."""
+
+
+@dataclass(frozen=True)
+class ClockSkew:
+    """How a host's monotonic clock differs from the simulation's: local = offset + rate * global."""
+
+    offset: float = 0.0
+    rate: float = 1.0
+
+
+class SimPeer:
+    def __init__(
+        self, world: World, index: int, incarnation: int, founding: Founding | None, clock: ClockSkew | None = None
+    ) -> None:
+        self.world = world
+        self.index = index
+        self.info = info(index, incarnation)
+        self.clock = clock or ClockSkew()
+        self.alive = True
+        self.frozen = False
+        self.lag_s = 0.0
+        """A slow host: each event waits so long for its turn."""
+        self.slowness = 1.0
+        """Factor on the time its worker computes."""
+        self.crash_after: int | None = None
+        """The process dies after so many further actions."""
+        self.node = Node(self.info, world.config(founding is not None), founding)
+        self.reducer = Reducer(self.info.id, self)
+        self.worker = Worker(self)
+        self.words: bytes | None = None
+        self.trace: list[tuple[float, str, dict[str, Any]]] = []
+        self.stopped: act.Stop | None = None
+        self.seals = True
+        """Whether its words can be sealed once it is dead."""
+        self.former: list[Sealed] = []
+        """Words of its own earlier incarnations, which it found when it started."""
+        self.sealing: set[str] = set()
+        self.wants: set[str] = set()
+        """Peers to which its transport keeps a link."""
+        self.buffer: int | None = None
+        """The step whose gradient lies in the contribution buffer; None while the worker may write there."""
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._busy_until = 0.0
+        self._serving: dict[str, int] = {}
+        """Per learner, the number of the request for shards that counts."""
+        self._routes: dict[str, str] = {}
+        self._routed_at: float | None = None
+        self.worker.start()
+        self._tick()
+
+    @property
+    def id(self) -> str:
+        return self.info.id
+
+    @property
+    def run(self) -> str:
+        return self.node.ctx.run
+
+    @property
+    def now(self) -> float:
+        """What this host's monotonic clock shows."""
+        return self.clock.offset + self.clock.rate * self.world.now
+
+    # --- the process ---------------------------------------------------------------------------------------
+
+    def post(self, do: Callable[[], None]) -> None:
+        """Have the agent do this when its turn comes: at once, unless it is slow, frozen or dead."""
+        heap = self.world.heap
+        if self.lag_s or self._busy_until > heap.now:
+            self._busy_until = max(heap.now, self._busy_until) + self.lag_s
+            heap.at(self._busy_until - heap.now, lambda: self._take(do))
+        else:
+            self._take(do)
+
+    def _take(self, do: Callable[[], None]) -> None:
+        if self.frozen:
+            self._inbox.append(do)
+        elif self.alive:
+            do()
+
+    def freeze(self) -> None:
+        """SIGSTOP of the agent: its links stand, its kernel takes what comes."""
+        self.frozen = True
+
+    def wake(self) -> None:
+        """SIGCONT: all that came meanwhile is handled at once, in order, at the present time."""
+        self.frozen = False
+        inbox, self._inbox = self._inbox, deque()
+        for do in inbox:
+            if self.alive:
+                do()
+
+    def _tick(self) -> None:
+        if self.alive:
+            if not self.frozen:
+                self.post(lambda: self.handle(ev.Tick()))
+            self.world.heap.at(self.node.ctx.config.tick_s / self.clock.rate, self._tick)
+
+    def handle(self, event: ev.AnyEvent) -> None:
+        """Let the node handle an event, then carry out its actions; the process may die between two of them."""
+        if not self.alive:
+            return
+        if isinstance(event, ev.LinkUp):
+            for sealed in self.former:
+                self.world.control(self.info.id, event.info.id, encode(Seal(sealed)))
+        self._note_event(event)
+        try:
+            actions = self.node.handle(event, self.now)
+        except RemoteProtocolError as error:
+            self.world.refused_by(self, event, error)
+            return
+        for action in actions:
+            self._do(action)
+            if self.crash_after is not None:
+                self.crash_after -= 1
+                if self.crash_after <= 0:
+                    self.world.crashed(self)
+            if not self.alive:
+                return
+        self.world.promises.after_event(self)
+
+    def _note_event(self, event: ev.AnyEvent) -> None:
+        self.world.events += 1
+        match event:
+            case ev.WorkerSaid(wm.Boundary(applied, part, _)) if part is not None:
+                self.buffer = applied + 1
+            case ev.LinkUp() | ev.LinkDown():
+                self._routed_at = None
+
+    def next_hop(self, dst: str) -> str | None:
+        """Where this peer's transport sends what is for a peer without a direct link."""
+        if self._routed_at is None or self.world.now - self._routed_at >= ROUTES_S:
+            self._routes = next_hops(self.id, self.node.ctx.linked, self.node.liveness.neighbours)
+            self._routed_at = self.world.now
+        return self._routes.get(dst)
+
+    # --- the node's actions --------------------------------------------------------------------------------
+
+    def _do(self, action: act.AnyAction) -> None:
+        world = self.world
+        match action:
+            case act.Trace(kind, fields):
+                self._note(kind, fields)
+            case act.Send(dst, message):
+                world.control(self.info.id, dst, encode(message))
+            case act.Persist(words):
+                self.words = encode_words(words)
+            case act.ToWorker(message):
+                self._tell_worker(message)
+            case act.Connect(other):
+                self.wants.add(other.id)
+                world.network.connect(self.info.id, other.id)
+            case act.Disconnect(peer, reason):
+                self.wants.discard(peer)
+                world.network.close(self.info.id, peer, reason)
+            case act.TrySeal(other):
+                self.sealing.add(other.id)
+                world.try_seal(self, other)
+            case act.StopSeal(peer):
+                self.sealing.discard(peer)
+            case act.SendGoodbye(peers, reason):
+                if self.words is not None:
+                    for peer in peers:
+                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason)))
+            case act.Stop():
+                self.stopped = action
+                world.heap.at(0.05, lambda: world.kill(self, gently=True))
+            case _:
+                self._do_bulk(action)
+
+    def _do_bulk(self, action: act.AnyAction) -> None:
+        reducer = self.reducer
+        match action:
+            case act.SetViews(views, finished):
+                self.world.promises.stands_at(self, finished)
+                reducer.set_views(views, finished)
+            case act.SendContribution(view_id, step, _, empty):
+                if not empty:
+                    self._send_contribution(view_id, step)
+            case act.ContributionKnown(view_id, step, peer, _, empty):
+                reducer.known(view_id, step, peer, empty)
+            case act.FetchRound(mark, step):
+                reducer.fetch(mark, step)
+            case act.Finish(step):
+                reducer.finish(step)
+            case act.ReleaseResults(step):
+                reducer.release(step)
+            case act.ServeResult(dst, mark, step):
+                self.send_frame(dst, "result", mark, step, self.result_of(step))
+            case act.HashSnapshot(step, shard_bytes):
+                chain = self._manifest(step) or self.worker.chain
+                hashes = tuple(digest(chain, i) for i in range(SHARDS))
+                self._later(0.003, ev.SnapshotHashed(step, shard_bytes, hashes))
+            case act.ServeShards(dst, step, shards):
+                number = self._serving[dst] = self._serving.get(dst, 0) + 1
+                self._serve(dst, step, list(shards), number)
+            case act.WriteCheckpoint(step):
+                self.world.promises.wrote_checkpoint(self, step)
+                self._later(0.05, ev.SnapshotFreed(step))
+            case act.OpenRound() | act.ReceiveSnapshot() | act.ReleaseSnapshot():
+                pass  # bytes in advance, and memory: there is neither
+
+    def _later(self, delay: float, event: ev.AnyEvent) -> None:
+        self.world.heap.at(delay, lambda: self.post(lambda: self.handle(event)))
+
+    def _manifest(self, step: int) -> bytes | None:
+        donor, learner = self.node.donor._snapshot, self.node.learner._own
+        for manifest in (donor.manifest if donor else None, learner):
+            if manifest is not None and manifest.step == step:
+                return manifest.scalars
+        return None
+
+    def sealed(self) -> Sealed:
+        assert self.words is not None
+        return Sealed(self.words, sign(self.words))
+
+    # --- the data plane ------------------------------------------------------------------------------------
+
+    def _send_contribution(self, view_id: int, step: int) -> None:
+        if self.buffer != step:
+            self.world.promises.broken("I3", f"{self.info.name} sends step {step} from a buffer of {self.buffer}")
+        own = self.node.steps._own[step]
+        part = (self.info.name, step, view_id, tuple((r.epoch, r.start, r.stop) for r in own.ranges))
+        for member in self.reducer.members_for(view_id, step):
+            self.send_frame(member, "contribution", view_id, step, (part,))
+
+    def send_frame(self, dst: str, kind: str, view_id: int, step: int, parts: Result) -> None:
+        self.world.frame(self, dst, kind, view_id, step, parts)
+
+    def round_complete(self, view_id: int, step: int, result: Result) -> None:
+        body = digest("bit flip", self.index) if self.is_corrupt(step) else digest(result)
+        self._later(0.0001, ev.RoundComplete(view_id, step, step % 64, body, ()))
+
+    def roots_disagree(self, step: int, results: list[Result]) -> None:
+        self.world.promises.broken("I1", f"roots disagree on step {step}: {results}")
+
+    def _serve(self, dst: str, step: int, shards: list[int], number: int) -> None:
+        """One shard after the other, until another request replaces this one."""
+        if not shards:
+            return
+
+        def sent() -> None:
+            if self.alive and self._serving.get(dst) == number:
+                self.world.shard(self, dst, step, shards[0])
+                self._serve(dst, step, shards[1:], number)
+
+        self.world.carry(self, dst, STATE_BYTES // SHARDS, self.world.shard_s, sent)
+
+    # --- the worker ----------------------------------------------------------------------------------------
+
+    def _tell_worker(self, message: wm.FromAgent) -> None:
+        worker, head = self.worker, b""
+        if isinstance(message, wm.Proceed):
+            self.buffer = None
+        elif isinstance(message, wm.Commit):
+            done = self.node.steps.history.get(message.step)
+            head = done.head if done is not None else b""
+        self.world.heap.at(0.0003, lambda: worker.hear(message, head))
+
+    def from_worker(self, worker: Worker, message: wm.FromWorker, delay: float) -> None:
+        def arrive() -> None:
+            if worker.alive and self.worker is worker:
+                self.handle(ev.WorkerSaid(message))
+
+        self.world.heap.at(delay, lambda: self.post(arrive))
+
+    @property
+    def samples(self) -> int:
+        return self.world.samples
+
+    @property
+    def by_hand(self) -> bool:
+        return self.world.by_hand
+
+    def result_of(self, step: int) -> Result:
+        found = self.reducer.results.get(step)
+        if found is None:
+            self.world.promises.broken("I3", f"{self.info.name} needs the result of step {step}, which it released")
+        return found
+
+    def is_corrupt(self, step: int) -> bool:
+        return (self.index, step) in self.world.corrupt
+
+    def compute_s(self) -> float:
+        return self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness
+
+    def ends_after(self, applied: int) -> bool:
+        end = self.world.ends.get(self.index, self.world.steps)
+        return bool(end) and applied >= end
+
+    def applied(self, worker: Worker, head: bytes) -> None:
+        self.world.promises.applied(self, worker.applied, head, worker.chain)
+
+    def out_of_order(self, worker: Worker, step: int) -> None:
+        self.world.promises.broken("I3", f"{self.info.name} is to apply step {step} after {worker.applied}")
+
+    # --- what it says of itself ----------------------------------------------------------------------------
+
+    def _note(self, kind: str, fields: dict[str, Any]) -> None:
+        self.trace.append((self.world.now, kind, fields))
+        self.world.note(self, kind, fields)
