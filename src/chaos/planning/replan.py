@@ -91,14 +91,14 @@ class _Plan:
         self.finish = max([makespan(paces, self.counts), *(end for end, _ in self._arrivals.values())])
 
     def _on_wire(self) -> dict[int, tuple[Fraction, int]]:
-        """When and from whom (its place) each shard on the wire comes, if it is not queued elsewhere as well."""
-        queued = {shard for s in self.sources for shard in s.queue[s.on_wire :]}
+        """When and from whom (its place) each shard on the wire of a donor that is not given up comes."""
         arrivals: dict[int, tuple[Fraction, int]] = {}
         for at, (source, pace) in enumerate(zip(self.sources, self._each, strict=True)):
-            for place, shard in enumerate(source.queue[: source.on_wire] if pace is not None else (), 1):
-                if pace is not None and shard not in queued:
-                    arrival = (place * pace.shard, at)
-                    arrivals[shard] = min(arrival, arrivals.get(shard, arrival))
+            if pace is None:
+                continue
+            for place, shard in enumerate(source.queue[: source.on_wire], 1):
+                arrival = (place * pace.shard, at)
+                arrivals[shard] = min(arrival, arrivals.get(shard, arrival))
         return arrivals
 
     def last_on_wire(self) -> int | None:
@@ -182,7 +182,7 @@ def _described(plan: _Plan, before_s: float) -> Replan:
     was = {shard: s.donor.name for s in plan.sources for shard in s.queue[s.on_wire :]}
     wire = {shard for s in plan.sources for shard in s.queue[: s.on_wire]}
     moved = [shard for name, shards in asks.items() for shard in shards if was.get(shard, name) != name]
-    again = [shard for shards in asks.values() for shard in shards if shard in wire and shard not in was]
+    again = [shard for shards in asks.values() for shard in shards if shard in wire]
     late = [plan.sources[at].donor.name for at in plan.given_up]
     idle = [s.donor.name for s in plan.sources if not s.donor.rate and s.queue]
     parts = [f"{len(plan.pool)} shards dealt out, {len(moved)} of them asked of others before"]
