@@ -350,6 +350,20 @@ def test_scripts_that_end_at_different_steps() -> None:
     check(world)
 
 
+@pytest.mark.parametrize(("seed", "latency"), [(4, 0.03), (7, 0.03), (19, 0.01)])
+def test_scripts_that_end_where_one_link_is_missing(seed: int, latency: float) -> None:
+    """Who ends before the others hears that the run is complete, also if the one that relays is the first to go."""
+    world, peers = start(3, seed)
+    world.network.latency = latency
+    world.cut_link(1, 2)
+    world.run(world.now + 0.5)
+    end = max(p.node.steps.finished for p in peers) + 4
+    world.ends = {0: end, 1: end - 1, 2: end + 1}
+    world.run_until(lambda: len(stops(world)) == 3, 30)
+    assert set(stops(world).values()) == {0}
+    check(world)
+
+
 def test_no_empty_steps_after_the_end() -> None:
     """All scripts end after one step: nobody makes up steps for the others while the last one becomes stable."""
     world, peers = start(3)

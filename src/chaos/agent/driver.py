@@ -361,8 +361,8 @@ class Agent:
                 self._start_sealing(info)
             case act.StopSeal(peer):
                 self._stop_sealing(peer)
-            case act.SendGoodbye(peers, reason):
-                self._say_goodbye(peers, reason)
+            case act.SendGoodbye():
+                self._say_goodbye(action)
             case act.Stop():
                 if not self._stopped.done():
                     asyncio.get_running_loop().call_soon(self._stop, action)
@@ -418,13 +418,14 @@ class Agent:
         body = encode_words(words)
         self._words.write(body, self._setup.identity.sign(body))
 
-    def _say_goodbye(self, peers: tuple[str, ...], reason: str) -> None:
+    def _say_goodbye(self, goodbye: act.SendGoodbye) -> None:
         words = self.node.views.words()
         if words is None:
             return
         body = encode_words(words)
-        message = encode(Goodbye(Sealed(body, self._setup.identity.sign(body)), reason))
-        for peer in peers:
+        sealed = Sealed(body, self._setup.identity.sign(body))
+        message = encode(Goodbye(sealed, goodbye.reason, goodbye.complete))
+        for peer in goodbye.peers:
             self.transport.send_control(peer, message)
 
     def _start_sealing(self, info: PeerInfo) -> None:

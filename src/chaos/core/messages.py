@@ -123,6 +123,8 @@ class Goodbye(Message, frozen=True):
 
     sealed: Sealed
     reason: Text
+    complete: bool = False
+    """All members' scripts have ended and their last step is stable: no further step will come from anybody."""
 
 
 # --- membership -------------------------------------------------------------------------------------

@@ -186,10 +186,10 @@ class SimPeer:
                 world.try_seal(self, other)
             case act.StopSeal(peer):
                 self.sealing.discard(peer)
-            case act.SendGoodbye(peers, reason):
+            case act.SendGoodbye(peers, reason, complete):
                 if self.words is not None:
                     for peer in peers:
-                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason)))
+                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason, complete)))
             case act.Stop():
                 self.stopped = action
                 world.heap.at(0.05, lambda: world.kill(self, gently=True))
