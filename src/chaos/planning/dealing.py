@@ -16,9 +16,12 @@ from typing import NamedTuple
 
 from chaos.core.errors import ChaosError
 
-_MARGIN = Fraction(1, 2**40)
-"""Relative amount by which the start stays below the level that floats computed. Any value gives the same
-counts; this one is far above the rounding of the level and costs next to no shards."""
+_ROUNDING = Fraction(1, 2**40)
+"""More than the relative rounding error of `_divisible_level`, which is (N + 3) / 2**53 for N servers."""
+
+_MARGIN = Fraction(1, 2**46)
+"""By this part of it the start stays below the level that floats computed. Any value gives the same counts; a small
+one leaves little to deal out one by one, and one that is too small is found out and raised."""
 
 
 class Pace(NamedTuple):
@@ -73,7 +76,7 @@ def lower_bound(times: Sequence[tuple[float, float]], count: int) -> Fraction:
 
     As if shards were divisible; rounding is on the safe side.
     """
-    return Fraction(_divisible_level(times, count)) * (1 - _MARGIN)
+    return Fraction(_divisible_level(times, count)) * (1 - _ROUNDING)
 
 
 class _Keys:
