@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from chaos.cli import party as party_verbs
+from chaos.cli import plan as plan_verbs
 from chaos.core.errors import ChaosError
 
 EXIT_CODES = (
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(party_verbs.app, name="party")
+app.add_typer(plan_verbs.app, name="plan")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 PartyDirectory = Annotated[
