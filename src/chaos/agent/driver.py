@@ -321,6 +321,7 @@ class Agent:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
                     ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
                     self._memory = contribution, ring
+                    self.node.ctx.result_slots = ring.slots
                 self._reducer.configure(layout, *self._memory)
             case SnapshotPrepared(nbytes):
                 self._snapshots.prepared(fds[0], nbytes)
@@ -351,6 +352,9 @@ class Agent:
                 self._tell_worker(message)
             case act.Trace(kind, fields):
                 self._write_trace(kind, fields)
+            case act.Warn(text):
+                print(f"chaos: warning: {text}", file=sys.stderr, flush=True)
+                self._write_trace("warning", {"reason": text})
             case act.Persist(words):
                 self._persist(words)
             case act.Connect(info):

@@ -51,8 +51,10 @@ def picture(status: Mapping[str, Any]) -> Group:
     facts.add_row("step", f"{status['step']}, stable up to {status['stable']}, epoch {status['epoch']}")
     if status["paused"]:
         facts.add_row("paused", Text("no quorum: too many members are silent", style="red"))
+    if status["straggler_limit_s"]:
+        facts.add_row("late workers", f"left out of a step, after {status['straggler_limit_s']:g} s at the latest")
     members = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "role", "party", "step", "address", "linked to"):
+    for title in ("name", "role", "party", "step", "left out", "address", "linked to"):
         members.add_column(title, overflow="fold")
     for member in status["members"]:
         members.add_row(*_cells(member))
@@ -77,9 +79,17 @@ def _cells(member: Mapping[str, Any]) -> list[str]:
         role,
         member["party"][:8],
         step,
+        _left_out(member["late"]),
         "\n".join(member["addresses"]),
         ", ".join(member["links"]),
     ]
+
+
+def _left_out(late: Mapping[str, int] | None) -> str:
+    if not late or not late["steps"]:
+        return ""
+    share = late["steps"] / late["of"]
+    return f"{late['steps']} of {late['of']} steps ({share:.0%}), last {late['last']}"
 
 
 def _round_trip(milliseconds: float | None) -> str:

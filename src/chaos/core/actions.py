@@ -160,6 +160,12 @@ class Trace(Action, frozen=True):
     fields: dict[str, Any]
 
 
+class Warn(Action, frozen=True):
+    """Tell whoever started this peer, and the trace."""
+
+    text: str
+
+
 class Stop(Action, frozen=True):
     """This agent is done. `sealed_goodbye` tells the driver to send `Goodbye` with its words first."""
 
@@ -196,6 +202,7 @@ AnyAction = (
     | ReleaseSnapshot
     | WriteCheckpoint
     | Trace
+    | Warn
     | Stop
     | SendGoodbye
 )

@@ -25,6 +25,7 @@ def describe(node: Node) -> dict[str, Any]:
         "epoch": node.steps.data.epoch,
         "paused": node.views.paused,
         "learner_phase": str(node.learner.phase),
+        "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
         + [_peer(node, p, "learner") for p in (view.learners if view else ())],
     }
@@ -34,6 +35,7 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     ctx = node.ctx
     beat = node.liveness.progress.get(info.id)
     me = info.id == ctx.id
+    tally = node.stragglers.tallies.get(info.id)
     links = sorted(ctx.linked) if me else beat.links if beat else ()
     return {
         "name": info.name,
@@ -44,5 +46,6 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
         "step": node.steps.finished if me else beat.finished if beat else None,
         "links": [ctx.name(p) for p in links],
         "linked": me or info.id in ctx.linked,
+        "late": {"steps": tally.late, "of": tally.steps, "last": tally.last} if tally else None,
         "suspect": info.id in node.views.suspects,
     }

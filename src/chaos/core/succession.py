@@ -73,6 +73,7 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         reason=f"failure: without {', '.join(lost) or 'nobody'} ({cause})",
         start=base.start,
         min_peers=base.min_peers,
+        straggler_limit_s=base.straggler_limit_s,
     )
 
 
@@ -106,6 +107,7 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         reason=_planned_reason(base, promoted, admitted, releasing, wishes),
         start=base.start,
         min_peers=base.min_peers,
+        straggler_limit_s=base.straggler_limit_s,
     )
 
 

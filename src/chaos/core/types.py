@@ -66,6 +66,8 @@ class View(Record, frozen=True):
     """The first step of this lineage: 1, or the one after the checkpoint it resumed from."""
     min_peers: Count = 1
     """Nobody opens the round of `start` before there are so many members."""
+    straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
+    """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
 
     def member(self, peer: str) -> PeerInfo | None:
         return next((m for m in self.members if m.id == peer), None)

@@ -26,6 +26,9 @@ class FaultRun:
         self.world.network.hiccups = self.random.choice([0.0, 0.0, 0.02])
         self.world.samples = self.random.choice([60, 400, 10_000])
         self.world.by_hand = seed % 4 == 3
+        if seed % 5 == 2 and not self.world.by_hand:
+            self.world.straggler_limit_s = self.random.choice([0.3, 1.0, 4.0])
+            self.world.slow_steps = self.random.choice([0.01, 0.03, 0.1])
         self.next_index = 0
         self.lost_hosts: list[SimPeer] = []
         self.leavers: list[SimPeer] = []
@@ -188,6 +191,7 @@ class FaultRun:
     def settle(self) -> None:
         """Faults have ceased: all that can must have become members, and steps go on."""
         world = self.world
+        world.slow_steps = 0.0
         world.run(world.now + 8.0)
         if self.is_lost():
             return
