@@ -55,12 +55,10 @@ class Stragglers:
     # --- the own worker ------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Leave the own worker out of the open round if it is late, and give its results up if it lags too far."""
-        if not self.limit_s or self._ctx.role not in (Role.MEMBER, Role.LEAVER):
-            return
-        self._leave_out()
-        self._let_go_of_results()
-        self._note_slow_bytes()
+        """Leave the own worker out of the open round if it is late."""
+        if self.limit_s and self._ctx.role in (Role.MEMBER, Role.LEAVER):
+            self._leave_out()
+            self._note_slow_bytes()
 
     def _leave_out(self) -> None:
         steps, desk, now = self._node.steps, self._node.worker, self._ctx.now
@@ -80,7 +78,7 @@ class Stragglers:
     def _let_go_of_results(self) -> None:
         """Results are kept for a worker that lags, as far as there is memory; past that it needs a snapshot."""
         worker, finished = self._node.worker.worker, self._node.steps.finished
-        if worker is None or not worker.computing or worker.applied is None or worker.behind:
+        if not self.limit_s or worker is None or not worker.computing or worker.applied is None or worker.behind:
             return
         lag = finished - worker.applied
         if lag > min(self._ctx.config.retain_results, self._ctx.result_slots // 2):
@@ -99,7 +97,8 @@ class Stragglers:
     # --- everybody's ---------------------------------------------------------------------------------------
 
     def on_committed(self, done: CommittedStep) -> None:
-        """Called after each commit: measure, count, and warn of those who are never in time."""
+        """Called after each commit: measure, count, warn of those who are never in time, keep memory free."""
+        self._let_go_of_results()
         for peer, part in done.contributions:
             if part.compute_s > 0:
                 self._times.append(part.compute_s)
