@@ -145,6 +145,19 @@ def test_an_epoch_ends_without_the_samples_of_a_late_worker() -> None:
     check(world)
 
 
+def test_a_late_worker_has_gone_through_its_private_data_all_the_same() -> None:
+    """Else an epoch of private data would wait for a peer whose parts are always late."""
+    world = start(2)
+    one, slow = peers_of(world)
+    step = dawdle(world, slow, 2.0)
+    worker = slow.node.worker.worker
+    assert worker is not None
+    worker.passed = slow.node.steps.data.epoch
+    world.run_until(lambda: one.node.steps.finished >= step, 5)
+    part = dict(one.node.steps.history[step].contributions)[slow.id]
+    assert part.late and part.pass_done and part.want > 0 and part.compute_s > FLOOR_S
+
+
 def test_one_that_lags_too_far_heals() -> None:
     world = start(3)
     one, _, slow = peers_of(world)

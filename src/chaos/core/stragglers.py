@@ -84,6 +84,7 @@ class Stragglers:
         if lag > min(self._ctx.config.retain_results, self._ctx.result_slots // 2):
             self._ctx.trace("lags", step=finished, applied=worker.applied, reason="no more results are kept for it")
             worker.behind = True
+            self._node.donor.give_up()  # it may have been stopped in the midst of reading: its state is not to be had
             self._node.steps.release()
 
     def _note_slow_bytes(self) -> None:

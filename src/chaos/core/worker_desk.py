@@ -294,7 +294,7 @@ class WorkerDesk:
         if worker is not None and (worker.script_ended or worker.ending):
             if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
-        elif worker is not None and 0 < worker.computing < step:
+        elif worker is not None and 0 < worker.computing < step and self._node.stragglers.limit_s:
             if steps.others_wait(step):
                 self.leave_out(step)
         elif worker is None or (worker.computing != step and not worker.by_hand):
