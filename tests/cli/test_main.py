@@ -183,6 +183,7 @@ STATUS: dict[str, Any] = {
     "paused": False,
     "learner_phase": "idle",
     "straggler_limit_s": 30.0,
+    "cut": [],
     "members": [
         {
             "name": "north-1",
@@ -194,6 +195,7 @@ STATUS: dict[str, Any] = {
             "links": ["south-1"],
             "linked": True,
             "late": {"steps": 0, "of": 40, "last": 0},
+            "share": 0.5,
             "suspect": False,
         },
         {
@@ -206,6 +208,7 @@ STATUS: dict[str, Any] = {
             "links": [],
             "linked": True,
             "late": {"steps": 10, "of": 40, "last": 39},
+            "share": None,
             "suspect": True,
         },
     ],
@@ -241,7 +244,7 @@ def test_status_for_people(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["view", "7"] in lines
     assert ["step", "41,", "stable", "up", "to", "40,", "epoch", "2"] in lines
-    assert ["north-1", "member", "ffffffff", "41", "10.0.0.1:7000", "south-1"] in lines
+    assert ["north-1", "member", "ffffffff", "41", "50%", "10.0.0.1:7000", "south-1"] in lines
     assert ["192.168.0.1:7000"] in lines
     left_out = ["10", "of", "40", "steps", "(25%),", "last", "39"]
     assert ["south-1", "learner,", "suspected", "eeeeeeee", *left_out, "10.0.0.2:7000"] in lines

@@ -228,6 +228,20 @@ def test_a_learner_that_heard_no_heartbeat_yet_does_not_aim_far_ahead() -> None:
     check(world)
 
 
+def test_a_learner_that_heard_no_heartbeat_yet_of_a_run_that_waits_for_it() -> None:
+    """It waited for the snapshot of a step that could not come before it was a member, and kept its donor busy."""
+    world = World(0)
+    world.min_peers = 2
+    world.found(0)
+    world.run(1.0)
+    joiner = world.join(1, 0)
+    while joiner.node.learner.phase != Phase.VERIFY:
+        joiner.node.liveness.progress.clear()
+        world.run(world.now + 0.001)
+    world.run_until(lambda: len(world.members()) == 2, 2)
+    check(world)
+
+
 # --- state and samples ----------------------------------------------------------------------------------------------
 
 
@@ -347,6 +361,20 @@ def test_scripts_that_end_at_different_steps() -> None:
     world.run_until(lambda: len(stops(world)) == 3, 20)
     assert set(stops(world).values()) == {0}
     assert max(world.promises.stable) == now + 20
+    check(world)
+
+
+@pytest.mark.parametrize(("seed", "latency"), [(4, 0.03), (7, 0.03), (19, 0.01)])
+def test_scripts_that_end_where_one_link_is_missing(seed: int, latency: float) -> None:
+    """Who ends before the others hears that the run is complete, also if the one that relays is the first to go."""
+    world, peers = start(3, seed)
+    world.network.latency = latency
+    world.cut_link(1, 2)
+    world.run(world.now + 0.5)
+    end = max(p.node.steps.finished for p in peers) + 4
+    world.ends = {0: end, 1: end - 1, 2: end + 1}
+    world.run_until(lambda: len(stops(world)) == 3, 30)
+    assert set(stops(world).values()) == {0}
     check(world)
 
 

@@ -1,4 +1,4 @@
-"""What a client that is no peer may ask an agent: its status, to leave, to take a dead peer's last words."""
+"""What a client that is no peer may ask an agent: its status, to leave, to cut a link, to take last words."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ class StatusRequest(ClientRequest, frozen=True):
 
 
 class LeaveRequest(ClientRequest, frozen=True):
-    """Answered only for a client of the agent's own party."""
+    """Own party only."""
 
     reason: Text
+
+
+class LinkRequest(ClientRequest, frozen=True):
+    """`chaos link`: cut this peer's link to the one of this name or id, or make it again. Own party only."""
+
+    peer: Text
+    connect: bool
 
 
 class SealRequest(ClientRequest, frozen=True):
@@ -31,7 +38,7 @@ class SealRequest(ClientRequest, frozen=True):
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LeaveRequest | SealRequest
+AnyRequest = StatusRequest | LeaveRequest | LinkRequest | SealRequest
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -143,6 +144,37 @@ def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = 
         print(json.dumps({"leaving": name}))
     else:
         print(f"{name} leaves after its present step")
+
+
+class Way(StrEnum):
+    """What to do with a link."""
+
+    connect = "connect"
+    disconnect = "disconnect"
+
+
+@app.command(epilog=EXIT_CODES)
+def link(
+    what: Annotated[Way, typer.Argument(help="Cut the link, or make it again.")],
+    peer: Annotated[str, typer.Argument(help="Name or id of the other end.")],
+    address: Address = None,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut the link between one of your own peers and another one, or make it again.
+
+    The run agrees on it between two steps; what the two send each other then takes the way over others.
+    """
+    from chaos.agent.client import request_link
+    from chaos.cli.status import ask_address
+
+    answer = request_link(ask_address(address, alone=True), peer, what is Way.connect, party, plain)
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        done = "make a link again" if what is Way.connect else "have no link any more"
+        print(f"{answer['peer']} and {answer['other']} {done}, by view {answer['view']}")
 
 
 def main() -> None:

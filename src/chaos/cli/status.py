@@ -53,8 +53,10 @@ def picture(status: Mapping[str, Any]) -> Group:
         facts.add_row("paused", Text("no quorum: too many members are silent", style="red"))
     if status["straggler_limit_s"]:
         facts.add_row("late workers", f"left out of a step, after {status['straggler_limit_s']:g} s at the latest")
+    if status["cut"]:
+        facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "role", "party", "step", "left out", "address", "linked to"):
+    for title in ("name", "role", "party", "step", "sums", "left out", "address", "linked to"):
         members.add_column(title, overflow="fold")
     for member in status["members"]:
         members.add_row(*_cells(member))
@@ -79,6 +81,7 @@ def _cells(member: Mapping[str, Any]) -> list[str]:
         role,
         member["party"][:8],
         step,
+        "" if member["share"] is None else f"{member['share']:.0%}",
         _left_out(member["late"]),
         "\n".join(member["addresses"]),
         ", ".join(member["links"]),

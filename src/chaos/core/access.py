@@ -20,6 +20,7 @@ from chaos.core.messages import (
     JoinRefused,
     JoinRequest,
     Leaving,
+    LinkWish,
     Nack,
     Pause,
     PeerMessage,
@@ -68,7 +69,7 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return _may_catch_up(ctx, src)
         case (
             Ack() | FetchResult() | FinishedStep() | ResultMissing() | Probe() | ProbeReply() | WorkerDown()
-            | DonorReady() | SnapshotMissing() | SnapshotOffer()
+            | LinkWish() | DonorReady() | SnapshotMissing() | SnapshotOffer()
         ):  # fmt: skip
             return ctx.takes_part(src)
     return False

@@ -178,6 +178,7 @@ class SendGoodbye(Action, frozen=True):
 
     peers: tuple[str, ...]
     reason: str
+    complete: bool
 
 
 AnyAction = (

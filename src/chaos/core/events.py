@@ -104,6 +104,19 @@ class LeaveRequested(Event, frozen=True):
     reason: str
 
 
+class LinkWanted(Event, frozen=True):
+    """`chaos link connect` or `disconnect`: the operator's word on the link to a peer."""
+
+    peer: str
+    connect: bool
+
+
+class PathChanged(Event, frozen=True):
+    """What is sent to this peer takes another way from now on; what was under way may be lost."""
+
+    peer: str
+
+
 AnyEvent = (
     Tick
     | LinkUp
@@ -119,4 +132,6 @@ AnyEvent = (
     | SnapshotFreed
     | LinksMeasured
     | LeaveRequested
+    | LinkWanted
+    | PathChanged
 )

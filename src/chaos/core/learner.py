@@ -168,7 +168,7 @@ class Learner:
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
-            if (self._retry_at and now >= self._retry_at) or self._is_overdue():
+            if (self._retry_at and now >= self._retry_at) or self._is_overdue() or self._waits_for_nothing():
                 self._start_verify()
         elif self.phase == Phase.READY and now - self._since > self._ctx.config.join_retry_s:
             self._announce_ready()
@@ -232,6 +232,12 @@ class Learner:
             self._due_since = self._ctx.now
         due = self._due_since
         return due is not None and self._ctx.now - due > self._ctx.config.snapshot_timeout_s
+
+    def _waits_for_nothing(self) -> bool:
+        """The snapshot is of a step to come, and by now the members say that none is under way."""
+        beats = self._node.liveness.progress.values()
+        standing = bool(beats) and not any(beat.running for beat in beats)
+        return standing and self._target > self._newest() and self._ctx.now - self._since > RETRY_S
 
     def _newest(self) -> int:
         """The highest step that anybody is known to have finished."""

@@ -13,6 +13,9 @@ from chaos.core.types import PeerInfo
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
+RELAYED_BEATS = 2
+"""A peer that another one hears has time for so many heartbeats until one must have come here by way of others."""
+
 
 class Liveness:
     def __init__(self, ctx: Context, node: Node) -> None:
@@ -27,6 +30,8 @@ class Liveness:
         """Who else says that it does not hear them."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
+        self.topology = 0
+        """Goes up whenever `neighbours` changes: ways through the overlay may be others then."""
         self.progress: dict[str, Heartbeat] = {}
         self._watched: set[str] = set()
         """Everybody else in the view: only they owe heartbeats."""
@@ -48,6 +53,8 @@ class Liveness:
         beat = Heartbeat(self._ctx.view.lineage, self._ctx.view.id, steps.finished, steps.running, links)
         peers = [p.id for p in self._ctx.view.everybody()]
         self._ctx.send_all([*peers, *sorted(self._ctx.linked)], beat)
+        for peer in sorted(self._doubts.keys() - self._concluded):  # a question or its answer may have gone astray
+            self._ctx.send_all(self._witnesses(peer), Probe(peer))
 
     # --- evidence ------------------------------------------------------------------------------------------
 
@@ -69,13 +76,23 @@ class Liveness:
             return
         if self._ctx.takes_part(src):
             self.heard(src)
-            self.neighbours[src] = message.links
+            self._learn_links(src, message.links)
             self.progress[src] = message
         if message.lineage == view.lineage and message.view_id < view.id:
             self._ctx.send(src, Decide(view))
 
+    def _learn_links(self, peer: str, links: tuple[str, ...]) -> None:
+        if self.neighbours.get(peer) != links:
+            self.neighbours[peer] = links
+            self.topology += 1
+
+    def _forget_links(self, peer: str) -> None:
+        if self.neighbours.pop(peer, None) is not None:
+            self.topology += 1
+
     def on_link_up(self, info: PeerInfo) -> None:
         """A link stands. To a newer incarnation, it shows that the one in the view runs no more."""
+        self._next_heartbeat = self._ctx.now  # others find their ways by what I say of my links
         if self._ctx.is_present(info.id, info):
             self.heard(info.id)
         else:
@@ -83,8 +100,10 @@ class Liveness:
             self._conclude(info.id, "a newer incarnation of it is there")
 
     def on_link_down(self, peer: str, reason: str) -> None:
-        self.neighbours.pop(peer, None)
-        self._doubt(peer, f"link lost: {reason}")
+        self._next_heartbeat = self._ctx.now
+        self._forget_links(peer)
+        if not (self._ctx.views and self._ctx.view.is_cut(peer, self._ctx.id)):
+            self._doubt(peer, f"link lost: {reason}")
 
     def installed(self) -> None:
         """Watch everybody in the view, nobody else."""
@@ -109,7 +128,7 @@ class Liveness:
         self._doubts.pop(peer, None)
         self._concluded.discard(peer)
         self._denials.pop(peer, None)
-        self.neighbours.pop(peer, None)
+        self._forget_links(peer)
         self.progress.pop(peer, None)
 
     # --- doubt, questions, answers -------------------------------------------------------------------------
@@ -128,12 +147,17 @@ class Liveness:
         self._weigh(peer)
 
     def _witnesses(self, peer: str) -> list[str]:
-        """Members whose word counts: linked to me, and not themselves in doubt."""
+        """Members whose word counts: as far as known they have, or just had, a link to it, and are not in doubt."""
         return [
             other
             for other in self._ctx.view.member_ids()
-            if other not in (peer, self._ctx.id) and other in self._ctx.linked and other not in self._doubts
+            if other not in (peer, self._ctx.id) and other not in self._doubts and self._should_hear(other, peer)
         ]
+
+    def _should_hear(self, other: str, peer: str) -> bool:
+        """Whether `other` last said that it has a link to `peer`. Of a direct neighbour that said nothing, yes."""
+        beat = self.progress.get(other)
+        return other in self._ctx.linked if beat is None else peer in beat.links
 
     def hears(self, peer: str) -> bool:
         return peer in self._ctx.linked and peer not in self._doubts
@@ -147,7 +171,7 @@ class Liveness:
         if not message.alive:
             self._deny(src, message.target)
         elif message.target in self._doubts:
-            self._doubts[message.target] = self._ctx.now
+            self._doubts[message.target] = self._ctx.now + RELAYED_BEATS * self._ctx.config.detector.heartbeat_s
             self._denials.get(message.target, set()).discard(src)
 
     def _deny(self, src: str, target: str) -> None:

@@ -123,6 +123,8 @@ class Goodbye(Message, frozen=True):
 
     sealed: Sealed
     reason: Text
+    complete: bool = False
+    """All members' scripts have ended and their last step is stable: no further step will come from anybody."""
 
 
 # --- membership -------------------------------------------------------------------------------------
@@ -181,6 +183,13 @@ class Leaving(Message, frozen=True):
 
     step: Count
     done: bool
+
+
+class LinkWish(Message, frozen=True):
+    """The sender's operator wants its link to `peer` cut, or made again."""
+
+    peer: PeerIdField
+    connect: bool
 
 
 class WorkerDown(Message, frozen=True):
@@ -309,6 +318,7 @@ PeerMessage = (
     | Admit
     | Ready
     | Leaving
+    | LinkWish
     | WorkerDown
     | StepContribution
     | Ack

@@ -26,6 +26,8 @@ from chaos.core.events import (
     LinkDown,
     LinksMeasured,
     LinkUp,
+    LinkWanted,
+    PathChanged,
     Received,
     RoundComplete,
     ShardStored,
@@ -52,6 +54,7 @@ from chaos.core.messages import (
     JoinRefused,
     JoinRequest,
     Leaving,
+    LinkWish,
     Nack,
     Pause,
     PeerMessage,
@@ -73,6 +76,7 @@ from chaos.core.messages import (
     Vote,
     WorkerDown,
 )
+from chaos.core.overlay import Overlay
 from chaos.core.status import describe
 from chaos.core.steps import Steps
 from chaos.core.stragglers import Stragglers
@@ -133,6 +137,7 @@ class Node:
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
+        self.overlay = Overlay(self.ctx, self)
         self.stragglers = Stragglers(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
@@ -178,6 +183,7 @@ class Node:
                 self.learner.tick()
                 if self.ctx.views:
                     self.steps.end_pauses()
+                    self.overlay.tick()
                     self._tick_steps()
             case Received(src, message):
                 self._receive(src, message)
@@ -207,6 +213,13 @@ class Node:
                 self.learner.on_links(event)
             case LeaveRequested(reason):
                 self.departure.leave(reason)
+            case LinkWanted(peer, connect):
+                if self.ctx.views:
+                    self.overlay.on_wanted(peer, connect)
+            case PathChanged(peer):
+                if self.ctx.views:
+                    self.steps.repeat([peer])
+                    self._repeat_wishes([peer])
 
     def _tick_steps(self) -> None:
         self.steps.tick()
@@ -217,6 +230,7 @@ class Node:
 
     def _repeat_wishes(self, peers: list[str]) -> None:
         self.departure.repeat(peers)
+        self.overlay.repeat(peers)
         if self.ctx.role == Role.MEMBER and self.ctx.id in self.ctx.wishes.worker_down:
             self.ctx.send_all(peers, WorkerDown("its worker is still not there"))
 
@@ -278,6 +292,8 @@ class Node:
                 if self.ctx.views and self.ctx.view.member(src):
                     wishes.worker_down.add(src)
                 wishes.ready.pop(src, None)
+            case LinkWish(peer, connect):
+                self.overlay.on_wish(src, peer, connect)
             case Pause(seconds):
                 self.steps.pause(src, seconds)
             case SnapshotPrepare():
@@ -515,7 +531,7 @@ class Node:
         config, step = self.ctx.config, founding.step + 1
         first = View(
             founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step,
-            config.min_peers, config.straggler_limit_s or 0.0,
+            config.min_peers, straggler_limit_s=config.straggler_limit_s or 0.0,
         )  # fmt: skip
         self.views.install(first)
 

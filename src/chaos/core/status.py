@@ -24,6 +24,7 @@ def describe(node: Node) -> dict[str, Any]:
         "stable": node.steps.stable,
         "epoch": node.steps.data.epoch,
         "paused": node.views.paused,
+        "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
         "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
@@ -37,6 +38,8 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     me = info.id == ctx.id
     tally = node.stragglers.tallies.get(info.id)
     links = sorted(ctx.linked) if me else beat.links if beat else ()
+    view = ctx.view
+    shares, rank = view.root_shares(), next((i for i, m in enumerate(view.members) if m.id == info.id), None)
     return {
         "name": info.name,
         "id": info.id,
@@ -45,6 +48,7 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
         "addresses": list(info.addresses),
         "step": node.steps.finished if me else beat.finished if beat else None,
         "links": [ctx.name(p) for p in links],
+        "share": None if rank is None else round(shares[rank] / sum(shares), 3),
         "linked": me or info.id in ctx.linked,
         "late": {"steps": tally.late, "of": tally.steps, "last": tally.last} if tally else None,
         "suspect": info.id in node.views.suspects,

@@ -45,6 +45,11 @@ class PeerInfo(Record, frozen=True):
     """HOST:PORT, in the order in which they are tried."""
 
 
+def pair(a: str, b: str) -> tuple[str, str]:
+    """How a link is named: its ends, the lower id first."""
+    return (a, b) if a < b else (b, a)
+
+
 class View(Record, frozen=True):
     """The agreed state of the run. View v+1 is decided by the members of view v."""
 
@@ -66,6 +71,10 @@ class View(Record, frozen=True):
     """The first step of this lineage: 1, or the one after the checkpoint it resumed from."""
     min_peers: Count = 1
     """Nobody opens the round of `start` before there are so many members."""
+    cut: Annotated[tuple[tuple[PeerIdField, PeerIdField], ...], Meta(max_length=4096)] = ()
+    """Links that are not to be: pairs in ascending order, the lower id first."""
+    shares: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
+    """The sync plan: how large a share of the chunks each member sums, by rank. Empty: all the same."""
     straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
     """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
 
@@ -77,6 +86,18 @@ class View(Record, frozen=True):
 
     def everybody(self) -> tuple[PeerInfo, ...]:
         return self.members + self.learners
+
+    def root_shares(self) -> tuple[int, ...]:
+        """The share of each rank, also where all are the same."""
+        return self.shares or (1,) * len(self.members)
+
+    def knows(self, peer: str) -> bool:
+        """Whether this peer is a member or learner."""
+        return self.member(peer) is not None or self.learner(peer) is not None
+
+    def is_cut(self, a: str, b: str) -> bool:
+        """Whether there is to be no link between these two."""
+        return pair(a, b) in self.cut
 
     def member_ids(self) -> tuple[str, ...]:
         return tuple(m.id for m in self.members)

@@ -81,6 +81,8 @@ class Views:
             return "failure"
         if wishes.admit or wishes.lost_learners or self._promotable() or self.releasing():
             return "planned"
+        if wishes.links or wishes.shares is not None:
+            return "planned"
         if self.acceptor is not None and self.acceptor.promised is not None:
             return "failure" if self._node.steps.frozen else "planned"
         return ""
@@ -192,17 +194,23 @@ class Views:
         self.paused = False
         reports = current.reports()
         value = current.recovered()
-        if value is None and not current.freeze:
+        if value is not None:
+            self._offer(current, value)
+            return
+        if not current.freeze:
             if any(peer not in reports for peer in current.base.member_ids()):
                 self._propose(freeze=True)
                 return
             value = planned(current.base, reports, self._ctx.wishes, self.releasing())
-        elif value is None:
+        else:
             silent = [p for p in current.base.member_ids() if p not in reports]
             value = after_failure(current.base, reports, self._ctx.wishes, self._cause(current, silent))
             if value is None:
                 self._node.departure.stop(LOST, f"every worker of the run died; {START_AGAIN}")
                 return
+        self._offer(current, self._node.overlay.planned(value))
+
+    def _offer(self, current: Proposal, value: View) -> None:
         current.value = value
         for peer in current.base.member_ids():
             if peer not in current.gone:
@@ -385,7 +393,9 @@ class Views:
 
     def _relink(self, view: View, before: set[str]) -> None:
         for info in view.everybody():
-            if info.id != self._ctx.id:
+            if view.is_cut(info.id, self._ctx.id):
+                self._ctx.emit(Disconnect(info.id, "the link was cut by order of an operator"))
+            elif info.id != self._ctx.id:
                 self._ctx.emit(Connect(info))
         for peer in sorted(before - {p.id for p in view.everybody()} - {self._ctx.id}):
             self._ctx.emit(StopSeal(peer))
