@@ -150,6 +150,8 @@ STATUS: dict[str, Any] = {
     "stable": 40,
     "epoch": 2,
     "paused": None,
+    "cut": [],
+    "other_lineages": {},
     "learner_phase": "idle",
     "members": [
         {
@@ -162,6 +164,7 @@ STATUS: dict[str, Any] = {
             "links": ["south-1"],
             "linked": True,
             "suspect": False,
+            "share": 0.5,
         },
         {
             "name": "south-1",
@@ -173,6 +176,7 @@ STATUS: dict[str, Any] = {
             "links": [],
             "linked": True,
             "suspect": True,
+            "share": None,
         },
     ],
     "links": {"south-1": {"address": "10.0.0.2:7000", "rtt_ms": 1.25, "bytes_per_s": None}},

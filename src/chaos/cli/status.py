@@ -52,6 +52,9 @@ def picture(status: Mapping[str, Any]) -> Group:
     if status["paused"]:
         paused = status["paused"]
         facts.add_row("paused", Text(f"for {paused['seconds']:.0f} s: {paused['reason']}", style="red"))
+    if status["other_lineages"]:
+        others = ", ".join(f"{name} follows {lineage}" for name, lineage in status["other_lineages"].items())
+        facts.add_row("another run", Text(f"{others}; here {status['lineage']}", style="red"))
     if status["cut"]:
         facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")
