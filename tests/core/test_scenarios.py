@@ -8,6 +8,8 @@ from chaos.core import events as ev
 from chaos.core import worker_messages as wm
 from chaos.core.context import Role
 from chaos.core.learner import Phase
+from chaos.sim.peer import SimPeer
+from chaos.sim.symbols import peer_id
 from chaos.sim.world import World
 from tests.core.test_outcomes import advance, check, start, traces
 
@@ -229,7 +231,7 @@ def test_a_learner_that_heard_no_heartbeat_yet_does_not_aim_far_ahead() -> None:
 
 
 def test_a_learner_that_heard_no_heartbeat_yet_of_a_run_that_waits_for_it() -> None:
-    """It waited for the snapshot of a step that could not come before it was a member, and kept its donor."""
+    """It waited for the snapshot of a step that could not come, and kept its donor from others."""
     world = World(0)
     world.min_peers = 2
     world.found(0)
@@ -239,6 +241,63 @@ def test_a_learner_that_heard_no_heartbeat_yet_of_a_run_that_waits_for_it() -> N
         joiner.node.liveness.progress.clear()
         world.run(world.now + 0.001)
     world.run_until(lambda: len(world.members()) == 2, 2)
+    check(world)
+
+
+def promote_a_dead_learner(world: World, dead: SimPeer, seal: bool) -> SimPeer:
+    """A learner dies, which the founder alone does not notice: it promotes it, with a joiner. Gives the joiner."""
+    founder = world.peers[peer_id(0)]
+    world.kill_worker(dead, restart=None)
+    joiner = world.join(9, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 10)
+    founder.node.liveness._doubt = lambda *_: None  # type: ignore[method-assign]
+    founder.node.views.add_gone = lambda *_: False  # type: ignore[method-assign]
+    world.kill(dead, seal=seal)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.READY, 10)
+    assert dead.id in joiner.node.ctx.wishes.lost_learners
+    founder.node.ctx.wishes.ready.update({dead.id: 1, joiner.id: 1})
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 1)
+    assert joiner.node.ctx.view.member(dead.id) is not None
+    return joiner
+
+
+def test_a_learner_that_is_dead_when_it_becomes_a_member_is_proven_gone() -> None:
+    """Only members wrote last words: with the founder dead too, its silent vote blocked the run for ever."""
+    world, (founder,) = start(1)
+    dead = world.join(1, 0)
+    world.run_until(lambda: dead.node.ctx.role == Role.LEARNER, 5)
+    joiner = promote_a_dead_learner(world, dead, seal=True)
+    world.run_until(lambda: joiner.node.steps.report().grounded, 0.2)
+    world.kill(founder)
+    world.run_until(lambda: joiner.node.ctx.view.member_ids() == (joiner.id,), 5)
+    advance(world, joiner, 3)
+    check(world)
+
+
+def test_who_suspected_a_learner_suspects_the_member() -> None:
+    """A host that was lost as a learner: those who knew waited for the new member's promise for ever."""
+    world, (founder, other) = start(2)
+    dead = world.join(2, 0)
+    world.run_until(lambda: dead.node.ctx.role == Role.LEARNER, 5)
+    joiner = promote_a_dead_learner(world, dead, seal=False)
+    world.kill(founder)
+    world.run_until(lambda: set(joiner.node.ctx.view.member_ids()) == {other.id, joiner.id}, 5)
+    advance(world, other, 3)
+    check(world)
+
+
+def test_a_learner_frees_what_its_worker_has_read() -> None:
+    """Its worker waits at one boundary until it is promoted: the memory for results was full before that."""
+    world, (founder,) = start(1)
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 5)
+    joiner.node.learner._compare = lambda: None  # type: ignore[method-assign]
+    before = founder.node.steps.finished
+    world.run_until(lambda: founder.node.steps.finished > before + 80, 10)
+    assert joiner.node.steps.finished > before + 70
+    del joiner.node.learner._compare
+    joiner.node.learner.restart("a test says so")
+    world.run_until(lambda: len(world.members()) == 2, 5)
     check(world)
 
 
@@ -340,6 +399,21 @@ def test_everybody_leaves(seed: int, count: int) -> None:
     assert set(stops(world).values()) == {0}
     assert max(world.promises.stable) <= end + 2
     assert all(step in world.promises.stable for step in pending.values())
+    check(world)
+
+
+@pytest.mark.parametrize("seed", [2, 4, 8, 13])
+@pytest.mark.parametrize("gap", [0.0, 0.01, 0.05])
+def test_the_last_member_ends_before_the_leaver_holds_its_last_step(seed: int, gap: float) -> None:
+    """The result of the step that both contributed to dies with the other: the leaver ends with the one before."""
+    world, peers = start(2, seed)
+    world.network.bulk_delay, world.network.latency, world.compute = 0.06, 0.0005, 0.2
+    world.run(world.now + 0.3)
+    peers[0].handle(ev.LeaveRequested("asked to"))
+    world.run(world.now + gap)
+    peers[1].handle(ev.LeaveRequested("asked to"))
+    world.run_until(lambda: len(stops(world)) == 2, 5)
+    assert set(stops(world).values()) == {0}
     check(world)
 
 

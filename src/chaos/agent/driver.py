@@ -54,6 +54,7 @@ from chaos.core.worker_messages import (
     SnapshotTaken,
     Welcome,
 )
+from chaos.observe.record import Recorder
 from chaos.observe.trace import TraceWriter
 
 SEAL_TRIES = (0.0, *(0.002,) * 50, *(0.05,) * 40)
@@ -91,9 +92,10 @@ class AgentSetup:
 class Agent:
     """One peer's agent. `await start()`, then `await run()`."""
 
-    def __init__(self, setup: AgentSetup, trace: TraceWriter) -> None:
+    def __init__(self, setup: AgentSetup, trace: TraceWriter, recorder: Recorder | None = None) -> None:
         self._setup = setup
         self._trace = trace
+        self._recorder = recorder
         self._me = setup.me
         self.node = Node(setup.me, setup.node, setup.founding)
         run = setup.founding.run if setup.founding else ""
@@ -151,6 +153,8 @@ class Agent:
             # of an agent that broke, or had nobody to say goodbye to, its words are the only proof
             self._words.close(remove=proper)
         self._trace.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -251,16 +255,23 @@ class Agent:
             self._busy = False
 
     def _handle(self, event: ev.AnyEvent) -> None:
+        now = time.monotonic()
         try:
-            actions = self.node.handle(event, time.monotonic())
+            actions = self.node.handle(event, now)
         except RemoteProtocolError as error:
+            self._record(now, event, None)
             source = event.src if isinstance(event, ev.Received) else ""
             self._write_trace("protocol_error", {"peer": source, "reason": str(error)})
             if source:
                 self.transport.disconnect(source, str(error))
             return
+        self._record(now, event, actions)
         for action in actions:
             self._do(action)
+
+    def _record(self, now: float, event: ev.AnyEvent, actions: list[act.AnyAction] | None) -> None:
+        if self._recorder is not None:
+            self._recorder.write(self._me, now, event, actions)
 
     def on_link_up(self, info: PeerInfo, run: str) -> None:
         if run and not self.transport.run_id:

@@ -36,6 +36,7 @@ from chaos.core.events import LeaveRequested
 from chaos.core.messages import Sealed
 from chaos.core.node import Founding
 from chaos.core.types import PeerInfo
+from chaos.observe.record import Recorder
 from chaos.observe.trace import TraceWriter
 
 STALE_WORDS_S = 7 * 86400.0
@@ -181,7 +182,9 @@ async def run(order: AgentOrder) -> int:
         trace.write("warning", {"reason": warning})
     if setup.founding is not None and setup.founding.manifest is not None:
         print(f"chaos: resuming from the checkpoint of step {setup.founding.step}", file=sys.stderr, flush=True)
-    agent = Agent(setup, trace)
+    path = order.settings.record
+    recorder = Recorder(path, setup.node, setup.founding) if path is not None else None
+    agent = Agent(setup, trace, recorder)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.post, LeaveRequested(number.name))

@@ -37,6 +37,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int = 100
     """Steps. Only with `checkpoint`."""
     trace: Path | None = None
+    record: Path | None = None
+    """All events of this agent, to be run again by `chaos sim --replay`. For whoever looks for a fault."""
     max_restarts: int = 3
     """Per launcher, of worker and agent together. A guess: more than that is no accident."""
     plain: bool = False
@@ -69,7 +71,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         for key in LISTS:
             if isinstance(merged.get(key), list):
                 merged[key] = tuple(merged[key])
-        for key in ("party", "checkpoint", "trace", "script"):
+        for key in ("party", "checkpoint", "trace", "record", "script"):
             if isinstance(merged.get(key), str):
                 merged[key] = Path(merged[key])
         try:

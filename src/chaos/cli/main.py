@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from chaos.cli import party as party_verbs
+from chaos.cli import plan as plan_verbs
 from chaos.core.errors import ChaosError
 
 EXIT_CODES = (
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(party_verbs.app, name="party")
+app.add_typer(plan_verbs.app, name="plan")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 PartyDirectory = Annotated[
@@ -81,6 +83,9 @@ def run(
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a trace as JSON lines.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record all events of this agent, for `chaos sim --replay`.")
+    ] = None,
     max_restarts: Annotated[int | None, typer.Option(metavar="N", help="Restarts of a worker that dies.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No TLS. For comparisons on one machine only.")] = False,
 ) -> None:
@@ -103,6 +108,7 @@ def run(
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         trace=trace,
+        record=record,
         max_restarts=max_restarts,
         plain=plain or None,
     )
@@ -166,6 +172,28 @@ def link(
     else:
         done = "make a link again" if what is Way.connect else "have no link any more"
         print(f"{answer['peer']} and {answer['other']} {done}, by view {answer['view']}")
+
+
+@app.command(epilog=EXIT_CODES)
+def sim(
+    scenario: Annotated[Path | None, typer.Option(metavar="FILE", help="What is to happen, as a TOML file.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Random faults, drawn from each seed.")] = False,
+    peers: Annotated[int | None, typer.Option(help="Peers at the beginning of random runs. Default: 2 to 5.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="A..B", help="One run for each.")] = "0..99",
+    recording: Annotated[
+        Path | None, typer.Option("--replay", metavar="FILE", help="Run an agent again that wrote this (--record).")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps that have to become stable in each run, at least.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the agents' protocol in virtual time, with faults, and check its promises at every event."""
+    from chaos.cli.sim import run_again, simulate
+
+    if sum((random, scenario is not None, recording is not None)) != 1:
+        raise ChaosError("give one of --random, --scenario FILE and --replay FILE")
+    if recording is not None:
+        raise typer.Exit(run_again(recording, as_json))
+    raise typer.Exit(simulate(scenario, peers, seeds, steps, as_json))
 
 
 @app.command("force-view", epilog=EXIT_CODES)

@@ -32,8 +32,7 @@ class Departure:
         self._said_goodbye = False
         self._last_applied = 0
         self._ended_members: set[str] = set()
-        self.until = 0
-        """The last step that this peer, once it was let go, still has a part in."""
+        self._until = 0
         self._waiting_since: float | None = None
 
     # --- wanting out ---------------------------------------------------------------------------------------
@@ -91,9 +90,15 @@ class Departure:
         """A view without this leaver: it stays until the steps that it has a part in are stable, or void."""
         last = view.first_step - 1
         if was != Role.LEAVER:
-            self.until = last
+            self._until = last
         elif view.abort:
-            self.until = min(self.until, last)
+            self._until = min(self._until, last)
+
+    def last_step(self) -> int:
+        """The last step that this leaver has a part in; once all others have ended, the last that it finished."""
+        if self._ended_members.issuperset(self._ctx.view.member_ids()):
+            return min(self._until, self._node.steps.finished)
+        return self._until
 
     # --- going ---------------------------------------------------------------------------------------------
 
@@ -132,10 +137,9 @@ class Departure:
     def _check_left(self) -> None:
         """A leaver has seen the others begin without it: it goes once its last step is stable."""
         steps, worker = self._node.steps, self._node.worker.worker
-        ended = self._ended_members.issuperset(self._ctx.view.member_ids())
-        last = min(self.until, steps.finished) if ended else self.until
-        if steps.stable >= last and not self._said_goodbye:
+        if steps.stable >= self.last_step() and not self._said_goodbye:
             self._farewell(self._leave_reason or "script ended")
+            self._node.worker.pump()
         if self._said_goodbye and (worker is None or worker.script_ended):
             self.stop(DONE, f"left after step {steps.finished}; all members hold it")
         elif not self._said_goodbye and self._waited():

@@ -127,6 +127,8 @@ class Liveness:
             self.forget(peer)
         for peer in [p for p in self._doubts if p not in present]:
             self.forget(peer)
+        for peer in sorted(self._concluded):  # it may have another seat now, as a learner that was promoted has
+            self._node.views.suspect(peer, "nobody hears it")
 
     def reset(self) -> None:
         """This peer starts over: nobody owes it heartbeats."""

@@ -88,6 +88,7 @@ from chaos.core.types import DataState, PeerInfo, StateManifest, View
 from chaos.core.views import Views
 from chaos.core.worker_desk import WorkerDesk
 from chaos.core.worker_messages import (
+    Applied,
     Boundary,
     BucketReady,
     DeclareData,
@@ -477,6 +478,8 @@ class Node:
         match message:
             case Boundary():
                 self.worker.on_boundary(message)
+            case Applied(step):
+                self.worker.on_applied(step)
             case BucketReady():
                 raise AssertionError("buckets are the driver's business")
             case Register():

@@ -323,13 +323,13 @@ class Views:
         return False
 
     def suspect(self, peer: str, reason: str) -> None:
-        if peer in self.suspects or not self._ctx.views:
+        if not self._ctx.views:
             return
         if self._ctx.view.learner(peer):
             if peer not in self._ctx.wishes.lost_learners:
                 self._ctx.wishes.lost_learners.add(peer)
                 self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
-        elif self._ctx.seat(peer):
+        elif peer not in self.suspects and self._ctx.seat(peer):
             self.suspects.add(peer)
             self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
             self._node.steps.refetch(peer)
@@ -380,6 +380,8 @@ class Views:
             self._persist(self.acceptor)
         elif ctx.role != Role.LEAVER:
             self.acceptor = None
+            if ctx.role == Role.LEARNER:  # it may be dead by the time that a view makes it a member
+                ctx.emit(Persist(LastWords(ctx.run, ctx.id, ctx.me.incarnation, view, None, None)))
         ctx.trace("view", view=view.id, first_step=view.first_step, abort=view.abort, role=str(ctx.role),
                   members=[m.name for m in view.members], learners=[p.name for p in view.learners],
                   reason=view.reason)  # fmt: skip

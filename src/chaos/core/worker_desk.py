@@ -116,6 +116,13 @@ class WorkerDesk:
             self._node.steps.contribute(step, self._completed(part))
         self.pump()
 
+    def on_applied(self, step: int) -> None:
+        """The memory of results that a learner's worker has read is needed for those to come."""
+        worker = self.worker
+        if worker is not None and worker.applied is not None and not worker.loading:
+            worker.holds = max(worker.holds, step)
+            self._node.steps.release()
+
     def on_declare(self, message: DeclareData) -> None:
         if self.worker is None:
             return
@@ -236,7 +243,7 @@ class WorkerDesk:
     def _go_on(self) -> None:
         steps, step = self._node.steps, self._node.steps.finished + 1
         departure, role = self._node.departure, self._ctx.role
-        if steps.contributed(step) and (role != Role.LEAVER or step <= departure.until):
+        if steps.contributed(step) and (role != Role.LEAVER or step <= departure.last_step()):
             return
         if role == Role.LEAVER or departure.leaving_now():
             self._proceed(member=True, leaving=True)

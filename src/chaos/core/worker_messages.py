@@ -98,6 +98,12 @@ class Boundary(ToAgent, frozen=True):
     """The script took the reduced gradients by `run.sync()` and may change them: nobody else can replay its updates."""
 
 
+class Applied(ToAgent, frozen=True):
+    """A learner's worker, which may wait at its boundary for long, has read and applied the result of `step`."""
+
+    step: Count
+
+
 class StateLoaded(ToAgent, frozen=True):
     """The worker's model and optimizer now hold the snapshot of `step`."""
 
@@ -229,6 +235,7 @@ FromWorker = (
     | DeclareData
     | BucketReady
     | Boundary
+    | Applied
     | StateLoaded
     | StateRefused
     | SnapshotPrepared
