@@ -54,6 +54,9 @@ def picture(status: Mapping[str, Any]) -> Group:
         facts.add_row("paused", Text(f"for {paused['seconds']:.0f} s: {paused['reason']}", style="red"))
     if status["straggler_limit_s"]:
         facts.add_row("late workers", f"left out of a step, after {status['straggler_limit_s']:g} s at the latest")
+    if status["other_lineages"]:
+        others = ", ".join(f"{name} follows {lineage}" for name, lineage in status["other_lineages"].items())
+        facts.add_row("another run", Text(f"{others}; here {status['lineage']}", style="red"))
     if status["cut"]:
         facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")

@@ -30,6 +30,8 @@ class Liveness:
         """Who else says that it does not hear them."""
         self._vouched: dict[str, float] = {}
         """Peers in doubt of which another one said that it hears them, and when it first did."""
+        self._renewed: set[str] = set()
+        """Peers whose silent link was made anew and that have said nothing since: a link alone shows no life then."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
         self.topology = 0
@@ -69,6 +71,7 @@ class Liveness:
         self._detector.heard(peer, self._ctx.now)
         self._concluded.discard(peer)
         self._vouched.pop(peer, None)
+        self._renewed.discard(peer)
         if self._doubts.pop(peer, None) is not None:
             self._ctx.emit(StopSeal(peer))
         self._denials.pop(peer, None)
@@ -101,7 +104,8 @@ class Liveness:
         """A link stands. To a newer incarnation, it shows that the one in the view runs no more."""
         self._next_heartbeat = self._ctx.now  # others find their ways by what I say of my links
         if self._ctx.is_present(info.id, info):
-            self.heard(info.id)
+            if info.id not in self._renewed:
+                self.heard(info.id)
         else:
             self._doubt(info.id, "restarted")
             self._conclude(info.id, "a newer incarnation of it is there")
@@ -136,6 +140,7 @@ class Liveness:
         self._detector.forget(peer)
         self._doubts.pop(peer, None)
         self._vouched.pop(peer, None)
+        self._renewed.discard(peer)
         self._concluded.discard(peer)
         self._denials.pop(peer, None)
         self._forget_links(peer)
@@ -147,6 +152,7 @@ class Liveness:
         """Nothing comes by this link any more. The other end may not know: ended, both find a way around it."""
         info = self._ctx.seat(peer)
         if info is not None and peer in self._ctx.linked:
+            self._renewed.add(peer)
             self._ctx.emit(Disconnect(peer, "silent for too long"))
             self._ctx.emit(Connect(info))
 
