@@ -83,6 +83,22 @@ def test_a_restarted_agent_is_a_new_incarnation(seal: bool) -> None:
     check(world)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_new_incarnation_is_not_suspected_for_the_old_one(seed: int) -> None:
+    """It came back while a step of the view with its old self was still fetched: admitted, taken for lost, dropped,
+    80 times a second."""
+    world, peers = start(3, seed)
+    world.network.bulk_delay = 0.3
+    world.run_until(lambda: len({p.node.steps.finished for p in peers}) > 1, 5)
+    world.kill(peers[2])
+    world.run_until(lambda: all(p.node.ctx.view.member(peers[2].id) is None for p in peers[:2]), 2)
+    before = peers[0].node.ctx.view.id
+    again = world.restart(peers[2], 0)
+    world.run_until(lambda: again.node.ctx.role == Role.MEMBER, 20)
+    assert peers[0].node.ctx.view.id <= before + 4
+    check(world)
+
+
 def test_false_suspicion_is_taken_back() -> None:
     """A link that breaks for long enough to be suspected, and not for long enough to decide anything."""
     world, peers = start(2)
@@ -302,6 +318,19 @@ def test_a_flipped_bit_in_a_result_is_found_and_healed(count: int) -> None:
     for peer in peers:
         advance(world, peer, 3)
     assert traces(peers[0], "diverged")
+    check(world)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 3])
+def test_a_bit_that_flips_at_a_learner_that_was_compared_already(ahead: int) -> None:
+    """It became a member that had diverged, could finish nothing, and asked for a step that nobody kept."""
+    world = World(0, latency=0.02)
+    world.found(0)
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 5)
+    world.corrupt.add((joiner.index, joiner.node.learner._target + ahead))
+    world.run_until(lambda: len(world.members()) == 2, 5)
+    advance(world, joiner, 10)
     check(world)
 
 
