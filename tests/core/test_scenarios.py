@@ -321,16 +321,35 @@ def test_a_flipped_bit_in_a_result_is_found_and_healed(count: int) -> None:
     check(world)
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 3])
-def test_a_bit_that_flips_at_a_learner_that_was_compared_already(ahead: int) -> None:
+@pytest.mark.parametrize("ahead", [1, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bit_that_flips_at_a_learner_that_was_compared_already(seed: int, ahead: int) -> None:
     """It became a member that had diverged, could finish nothing, and asked for a step that nobody kept."""
-    world = World(0, latency=0.02)
+    world = World(seed, latency=0.02)
+    world.network.bulk_delay = 0.02
     world.found(0)
     joiner = world.join(1, 0)
     world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 5)
     world.corrupt.add((joiner.index, joiner.node.learner._target + ahead))
     world.run_until(lambda: len(world.members()) == 2, 5)
     advance(world, joiner, 10)
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_restarted_worker_does_not_write_over_what_is_still_to_be_sent(seed: int) -> None:
+    """The dead worker's contribution counts in the retry, and its gradients were those of its successor by then."""
+    world, (first, second) = start(2, seed)
+    world.network.bulk_delay = 0.1
+    world.run_until(lambda: second.node.steps.contributed_bytes(second.node.steps.finished + 1), 5)
+    first.freeze()
+    world.kill_worker(second, restart=0.01)
+    world.run(world.now + 0.05)
+    there = second.node.worker.worker
+    assert there is not None and not there.welcomed
+    first.wake()
+    world.run_until(lambda: len(world.members()) == 2 and second.worker.applied > 0, 10)
+    advance(world, second, 3)
     check(world)
 
 
