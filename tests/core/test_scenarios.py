@@ -99,6 +99,18 @@ def test_a_new_incarnation_is_not_suspected_for_the_old_one(seed: int) -> None:
     check(world)
 
 
+def test_a_member_without_worker_waits_for_one_that_is_silent() -> None:
+    """It has the quorum alone, by its weight, and took the run to be lost, while the other was only stopped."""
+    world, (first, second) = start(2)
+    second.freeze()
+    world.kill_worker(first, restart=0.5)
+    world.run_until(lambda: first.node.views.paused, 5)
+    second.wake()
+    world.run_until(lambda: len(world.members()) == 2, 20)
+    assert not stops(world)
+    check(world)
+
+
 def test_false_suspicion_is_taken_back() -> None:
     """A link that breaks for long enough to be suspected, and not for long enough to decide anything."""
     world, peers = start(2)

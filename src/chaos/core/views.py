@@ -164,7 +164,7 @@ class Views:
                 self._note_pause(current, "no quorum without")
                 return
             if not any(report.grounded for report in current.reports().values()):
-                self._ungrounded(current)
+                self._hopeless(current, "all that held the last stable step died")
                 return
             self._choose(current)
         elif current.accepted_by_quorum():
@@ -181,12 +181,15 @@ class Views:
             silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
             self._ctx.trace("paused", view=current.base.id, reason=f"{why} {', '.join(silent)}")
 
-    def _ungrounded(self, current: Proposal) -> None:
-        """All who report were promoted a step behind and have not made up for it: they may lack a stable step."""
+    def _hopeless(self, current: Proposal, why: str) -> None:
+        """Those who report can't go on: they were promoted a step behind and may lack a stable one, or have no workers.
+
+        Who is only silent may come back with what they lack.
+        """
         if all(p in current.promises or p in current.gone for p in current.base.member_ids()):
-            self._node.departure.stop(LOST, f"all that held the last stable step died; {START_AGAIN}")
+            self._node.departure.stop(LOST, f"{why}; {START_AGAIN}")
         else:
-            self._note_pause(current, "nobody here holds the last stable step; waiting for")
+            self._note_pause(current, f"{why} or is silent; waiting for")
 
     def _choose(self, current: Proposal) -> None:
         self.paused = False
@@ -201,7 +204,7 @@ class Views:
             silent = [p for p in current.base.member_ids() if p not in reports]
             value = after_failure(current.base, reports, self._ctx.wishes, self._cause(current, silent))
             if value is None:
-                self._node.departure.stop(LOST, f"every worker of the run died; {START_AGAIN}")
+                self._hopeless(current, "every worker of the run died")
                 return
         current.value = value
         for peer in current.base.member_ids():
