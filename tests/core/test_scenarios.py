@@ -83,6 +83,34 @@ def test_a_restarted_agent_is_a_new_incarnation(seal: bool) -> None:
     check(world)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_new_incarnation_is_not_suspected_for_the_old_one(seed: int) -> None:
+    """It came back while a step of the view with its old self was still fetched: admitted, taken for lost, dropped,
+    80 times a second."""
+    world, peers = start(3, seed)
+    world.network.bulk_delay = 0.3
+    world.run_until(lambda: len({p.node.steps.finished for p in peers}) > 1, 5)
+    world.kill(peers[2])
+    world.run_until(lambda: all(p.node.ctx.view.member(peers[2].id) is None for p in peers[:2]), 2)
+    before = peers[0].node.ctx.view.id
+    again = world.restart(peers[2], 0)
+    world.run_until(lambda: again.node.ctx.role == Role.MEMBER, 20)
+    assert peers[0].node.ctx.view.id <= before + 4
+    check(world)
+
+
+def test_a_member_without_worker_waits_for_one_that_is_silent() -> None:
+    """It has the quorum alone, by its weight, and took the run to be lost, while the other was only stopped."""
+    world, (first, second) = start(2)
+    second.freeze()
+    world.kill_worker(first, restart=0.5)
+    world.run_until(lambda: first.node.pause.reason, 5)
+    second.wake()
+    world.run_until(lambda: len(world.members()) == 2, 20)
+    assert not stops(world)
+    check(world)
+
+
 def test_false_suspicion_is_taken_back() -> None:
     """A link that breaks for long enough to be suspected, and not for long enough to decide anything."""
     world, peers = start(2)
@@ -316,6 +344,38 @@ def test_a_flipped_bit_in_a_result_is_found_and_healed(count: int) -> None:
     for peer in peers:
         advance(world, peer, 3)
     assert traces(peers[0], "diverged")
+    check(world)
+
+
+@pytest.mark.parametrize("ahead", [1, 6])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bit_that_flips_at_a_learner_that_was_compared_already(seed: int, ahead: int) -> None:
+    """It became a member that had diverged, could finish nothing, and asked for a step that nobody kept."""
+    world = World(seed, latency=0.02)
+    world.network.bulk_delay = 0.02
+    world.found(0)
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 5)
+    world.corrupt.add((joiner.index, joiner.node.learner._target + ahead))
+    world.run_until(lambda: len(world.members()) == 2, 5)
+    advance(world, joiner, 10)
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_restarted_worker_does_not_write_over_what_is_still_to_be_sent(seed: int) -> None:
+    """The dead worker's contribution counts in the retry, and its gradients were those of its successor by then."""
+    world, (first, second) = start(2, seed)
+    world.network.bulk_delay = 0.1
+    world.run_until(lambda: second.node.steps.contributed_bytes(second.node.steps.finished + 1), 5)
+    first.freeze()
+    world.kill_worker(second, restart=0.01)
+    world.run(world.now + 0.05)
+    there = second.node.worker.worker
+    assert there is not None and not there.welcomed
+    first.wake()
+    world.run_until(lambda: len(world.members()) == 2 and second.worker.applied > 0, 10)
+    advance(world, second, 3)
     check(world)
 
 

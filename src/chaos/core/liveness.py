@@ -37,8 +37,8 @@ class Liveness:
         self.topology = 0
         """Goes up whenever `neighbours` changes: ways through the overlay may be others then."""
         self.progress: dict[str, Heartbeat] = {}
-        self._watched: set[str] = set()
-        """Everybody else in the view: only they owe heartbeats."""
+        self._watched: dict[str, int] = {}
+        """Everybody else in the view, with incarnation: only they owe heartbeats."""
         self._next_heartbeat = 0.0
 
     def tick(self) -> None:
@@ -117,11 +117,13 @@ class Liveness:
             self._doubt(peer, f"link lost: {reason}")
 
     def installed(self) -> None:
-        """Watch everybody in the view, nobody else."""
-        present = {p.id for p in (*self._ctx.view.everybody(), *self._ctx.departing())} - {self._ctx.id}
-        for peer in sorted(present - self._watched):
-            self._detector.forget(peer)
-            self._detector.watch(peer, self._ctx.now)
+        """Watch everybody in the view, nobody else. A new incarnation starts without doubts; an old doubt stays."""
+        seated = (*self._ctx.view.everybody(), *self._ctx.departing())
+        present = {p.id: p.incarnation for p in seated if p.id != self._ctx.id}
+        for peer, incarnation in sorted(present.items()):
+            if self._watched.get(peer) != incarnation:
+                self.forget(peer)
+                self._detector.watch(peer, self._ctx.now)
         self._watched = present
         for peer in [p for p in self.progress if p not in present]:
             self.forget(peer)
@@ -132,9 +134,9 @@ class Liveness:
 
     def reset(self) -> None:
         """This peer starts over: nobody owes it heartbeats."""
-        for peer in sorted(self._watched | set(self._doubts)):
+        for peer in sorted(self._watched.keys() | self._doubts.keys()):
             self.forget(peer)
-        self._watched = set()
+        self._watched = {}
 
     def forget(self, peer: str) -> None:
         self._detector.forget(peer)
@@ -213,7 +215,7 @@ class Liveness:
             self._conclude(peer, "nobody hears it")
 
     def _conclude(self, peer: str, reason: str) -> None:
-        if self._ctx.role in (Role.MEMBER, Role.LEARNER):
+        if self._ctx.role in (Role.MEMBER, Role.LEARNER) and peer in self._doubts:
             self._concluded.add(peer)
             self._node.views.suspect(peer, reason)
             self._node.learner.on_donor_lost(peer)

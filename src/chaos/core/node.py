@@ -149,6 +149,8 @@ class Node:
         self.stragglers = Stragglers(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
+        self._learner_differs = False
+        """To be acted on once the present event is handled: it may have come up in the midst of a commit."""
         self._repeated_at = 0.0
 
     @property
@@ -177,11 +179,21 @@ class Node:
         while self.stopped is None:
             while self.ctx.loopback and self.stopped is None:
                 self._receive(self.ctx.id, self.ctx.loopback.pop(0))
+            self._renew_learner()
             self.departure.check()
             if self.stopped is None and self.ctx.views:
                 self.views.tick()
             if not self.ctx.loopback:
                 return
+
+    def _renew_learner(self) -> None:
+        """A learner whose lineage is not the members' takes a new snapshot, and is no candidate meanwhile."""
+        differs, self._learner_differs = self._learner_differs, False
+        if differs and self.ctx.role == Role.LEARNER:
+            reason = "its state differs from that of the members"
+            self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
+            self.steps.reset()
+            self.learner.begin(reason)
 
     def _dispatch(self, event: AnyEvent) -> None:
         match event:
@@ -385,6 +397,8 @@ class Node:
             self.steps.reset()
             self.learner.reset()
         self._diverged = self._diverged and role == Role.MEMBER
+        if role != was:
+            self._claims.clear()
         unfit = role == Role.MEMBER and was != Role.MEMBER and not self._holds_state(was)
         self.learner.installed()
         if not view.abort:
@@ -477,6 +491,8 @@ class Node:
         tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(with_me[0])
         if ctx.role == Role.MEMBER and against and with_me and (outvoted or tied_and_lower):
             self.heal("its state differs from that of the others")
+        elif ctx.role == Role.LEARNER and against:
+            self._learner_differs = True
 
     # --- the worker ----------------------------------------------------------------------------------------
 

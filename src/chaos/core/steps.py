@@ -282,6 +282,10 @@ class Steps:
     def contributed(self, step: int) -> bool:
         return step in self._own
 
+    def contributed_bytes(self, step: int) -> bool:
+        """Whether the own contribution to `step` is there, and has bytes in the worker's buffer."""
+        return step in self._own and not self._own[step].empty
+
     def _announce(self, step: int) -> None:
         view, own = self._ctx.view_for(step), self._own[step]
         if view is None or view.member(self._ctx.id) is None:

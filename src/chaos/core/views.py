@@ -163,7 +163,7 @@ class Views:
             if not current.promised_by_quorum():
                 return
             if not any(report.grounded for report in current.reports().values()):
-                self._ungrounded(current)
+                self._hopeless(current, "all that held the last stable step died")
                 return
             self._choose(current)
         elif current.accepted_by_quorum():
@@ -174,13 +174,16 @@ class Views:
             self._ctx.trace("decide", view=value.id, reason=value.reason, handling_ms=took)
             self.install(value)
 
-    def _ungrounded(self, current: Proposal) -> None:
-        """All who report were promoted a step behind and have not made up for it: they may lack a stable step."""
+    def _hopeless(self, current: Proposal, why: str) -> None:
+        """Those who report can't go on: they were promoted a step behind and may lack a stable one, or have no workers.
+
+        Who is only silent may come back with what they lack.
+        """
         if all(p in current.promises or p in current.gone for p in current.base.member_ids()):
-            self._node.departure.stop(LOST, f"all that held the last stable step died; {START_AGAIN}")
+            self._node.departure.stop(LOST, f"{why}; {START_AGAIN}")
         else:
             silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
-            self._node.pause.begin(f"nobody here holds the last stable step without {', '.join(silent)}")
+            self._node.pause.begin(f"{why} or is silent; waiting for {', '.join(silent)}")
 
     def _choose(self, current: Proposal) -> None:
         reports = current.reports()
@@ -197,7 +200,7 @@ class Views:
             silent = [p for p in current.base.member_ids() if p not in reports]
             value = after_failure(current.base, reports, self._ctx.wishes, self._cause(current, silent))
             if value is None:
-                self._node.departure.stop(LOST, f"every worker of the run died; {START_AGAIN}")
+                self._hopeless(current, "every worker of the run died")
                 return
         self._offer(current, self._node.overlay.planned(value))
 

@@ -86,6 +86,7 @@ class WorkerDesk:
         self.known: Worker | None = None
         """The last worker, dead or alive: what joiners' fingerprints are compared with."""
         self._snapshot_at: set[int] = set()
+        self._welcome_due: tuple[bool, int] | None = None
 
     # --- what the worker says ------------------------------------------------------------------------------
 
@@ -102,7 +103,10 @@ class WorkerDesk:
         worker, steps = self.worker, self._node.steps
         if worker is None or worker.welcomed:
             return
-        worker.welcomed = True
+        if self._buffer_in_use():
+            self._welcome_due = founder, seed
+            return
+        worker.welcomed, self._welcome_due = True, None
         answer = Welcome(
             self._ctx.id, self._ctx.me.name, self._ctx.run, seed, 0, 0, founder, steps.finished, steps.data
         )
@@ -112,6 +116,11 @@ class WorkerDesk:
             self._proceed(member=True)
         else:
             self._proceed(member=False)
+
+    def _buffer_in_use(self) -> bool:
+        """The contribution of a worker that died may still be sent: its successor must not write there yet."""
+        step = self._node.steps.finished + 1
+        return self._ctx.role in (Role.MEMBER, Role.LEAVER) and self._node.steps.contributed_bytes(step)
 
     def on_boundary(self, message: Boundary) -> None:
         worker = self.worker
@@ -181,6 +190,7 @@ class WorkerDesk:
     def died(self) -> None:
         """The process is gone; what it left in shared memory stays."""
         self.worker = None
+        self._welcome_due = None
         self._snapshot_at.clear()
 
     def _decline(self, reason: str) -> None:
@@ -228,6 +238,8 @@ class WorkerDesk:
 
     def pump(self) -> None:
         """While the worker waits at a boundary: commits in order, then the signal to go on."""
+        if self._welcome_due is not None:
+            self.welcome(*self._welcome_due)
         worker, steps = self.worker, self._node.steps
         if worker is None or not worker.at_boundary or worker.loading or worker.script_ended:
             return
