@@ -51,7 +51,7 @@ TABLE
 
 large_configurations() {
     cat << TABLE
-four-votes-large     safe    hide $four  -DVIEWS=2 -DBALLOTS=2 -DBALLOTS2=1 -DCRASHES=1 -DSTEPS=0
+four-votes-large     safe    hide $four  -DVIEWS=2 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=0
 four-leave-large     safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=1 -DCHANGES=1
 four-rounds-large    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=1
 TABLE
