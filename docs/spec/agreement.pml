@@ -56,7 +56,7 @@
 #define NAMES(m)     LETTER(m, 0), LETTER(m, 1), LETTER(m, 2), LETTER(m, 3), LETTER(m, 4), LETTER(m, 5), LETTER(m, 6)
 
 /* Twice the weight of q among members m: 2 each, 3 for the lowest rank of an even number. */
-#define WEIGHT(q, m)  (2 * COUNT((q) & (m)) + ((COUNT(m) % 2 == 0 && ((q) & LOWEST(m))) -> 1 : 0))
+#define WEIGHT(q, m)  (2 * COUNT((q) & (m)) + (COUNT(m) % 2 == 0 && ((q) & LOWEST(m)) != 0))
 #define HALF(q, g, m) (2 * WEIGHT((q) & ~(g), m) > WEIGHT((m) & ~(g), m))
 #if RULE == EVERYBODY
 #define QUORUM(q, g, m) (HALF(q, 0, m) || WITHIN((m) & ~(g), q))
@@ -155,6 +155,39 @@ hidden byte me;
 /* Without steps the kind of a ballot shows only in its value, so it may as well be fixed when it proposes. */
 #define IS(b, k) (STEPS == 0 || kind[AT(DECREE, b)] == k)
 #define CAN_PROPOSE(b)    (VOTES && HAS(reporters[AT(DECREE, b)], ME) && QUORUM(reporters[AT(DECREE, b)], dead & ~reporters[AT(DECREE, b)], members[view[ME]]))
+#ifdef PROGRESS
+/* Before the calm, all ballots but the last, any crash, and hosts that are lost with their words. After it, the last
+ * ballot, which stands for one that nobody interrupts; its proposer has all words that can be had. */
+bit calm;
+byte lost;     /* dead, and their words can't be had */
+byte owner[SLOTS]; /* who proposed, and so counts the votes; 0: nobody, else 1 + the peer */
+#define SEALED (dead & ~lost)
+#define TELLS(p) (HAS(SEALED, p) && HAS_VIEW(p, 1))
+#define TOLD   (TELLS(0) || TELLS(1) || TELLS(2) || TELLS(PEERS - 2) || TELLS(PEERS - 1))
+#define LIVES_IN(p) (!HAS(dead | lost, p) && HAS_VIEW(p, 1))
+#define HEARD  (LIVES_IN(0) || LIVES_IN(1) || LIVES_IN(2) || LIVES_IN(PEERS - 2) || LIVES_IN(PEERS - 1))
+#define COUNTED(b) (owner[b - 1] == ME + 1 && QUORUM(voters[b - 1], gone[b - 1], members[0]))
+#if BALLOTS == 2
+#define COUNTED_ANY (COUNTED(1) || COUNTED(2))
+#else
+#define COUNTED_ANY (COUNTED(1) || COUNTED(2) || COUNTED(3))
+#endif
+#define TIME(b)     (calm == (b == BALLOTS))
+#define MAY_PROPOSE(b) (!TOLD && QUORUM(reporters[AT(DECREE, b)], SEALED, ALL))
+#define MAY_INSTALL (TOLD || HEARD || COUNTED_ANY)
+#define IN(p)       (HAS(dead, p) || !HAS(ALL, p) || HAS_VIEW(p, 1))
+#define ALL_IN      (IN(0) && IN(1) && IN(2) && IN(PEERS - 2) && IN(PEERS - 1))
+#ifdef NO_CONDITION
+#define CONNECTED   (ALL & ~dead) /* somebody lives */
+#else
+#define CONNECTED   HALF(ALL & ~dead, SEALED, ALL)
+#endif
+#else
+#define TIME(b)     true
+#define MAY_PROPOSE(b) true
+#define MAY_INSTALL true
+#endif
+
 #define CAN_PLAN(b)       (!g && reporters[AT(DECREE, b)] == members[view[ME]])
 #define CAN_ACCEPT(b)     (VOTES && promised[ME] <= b && accepted[ME] != b && value[AT(DECREE, b)])
 #define CAN_INSTALL       (ALIVE(ME) && view[ME] < VIEWS && chosen[DECREE] && (HAS(members[view[ME]], ME) || SOMEBODY_HAS(DECREE)))
@@ -346,12 +379,17 @@ inline accept(b) {
 
 /* g: any set of dead members; their last words are in hand. */
 inline pick_gone() {
+#ifdef PROGRESS
+	g = SEALED & members[view[ME]];
+	i = 0
+#else
 	do
 	:: i < PEERS && HAS(dead & members[view[ME]], i) -> g = g | BIT(i); i++
 	:: i < PEERS -> i++
 	:: i == PEERS -> break
 	od;
 	i = 0
+#endif
 }
 
 /* go: ballot b has its promises, and no last words forbid it. h: the highest ballot accepted by any of them. */
@@ -446,6 +484,9 @@ inline close_ballot(b) {
 		printf("  %c proposes in it, with %c%c%c%c%c%c%c gone: members %c%c%c%c%c%c%c, first step %d\n",
 			NAME(ME), NAMES(g), NAMES(new_members[AT(d, h)]), new_first[AT(d, h)]);
 		gone[AT(d, b)] = g;
+#ifdef PROGRESS
+		owner[AT(d, b)] = ME + 1;
+#endif
 		kind[AT(d, b)] = 0;
 		reporters[AT(d, b)] = 0;
 		highest[AT(d, b)] = 0
@@ -574,10 +615,10 @@ inline finish_step() {
 #endif
 
 #define BALLOT(b) \
-	:: d_step { CAN_PROMISE(b, FROZEN) -> promise(b, FROZEN); skip } \
+	:: d_step { TIME(b) && CAN_PROMISE(b, FROZEN) -> promise(b, FROZEN); skip } \
 	:: d_step { CHANGES && STEPS && CAN_PROMISE(b, GATED) -> promise(b, GATED); skip } \
-	:: atomic { CAN_PROPOSE(b) -> propose(b) } \
-	:: d_step { CAN_ACCEPT(b) -> accept(b); skip }
+	:: atomic { TIME(b) && MAY_PROPOSE(b) && CAN_PROPOSE(b) && !value[AT(DECREE, b)] -> propose(b) } \
+	:: d_step { TIME(b) && CAN_ACCEPT(b) -> accept(b); skip }
 
 #ifndef TRACE
 active [PEERS] proctype peer() {
@@ -592,12 +633,31 @@ active [PEERS] proctype peer() {
 #if BALLOTS > 3
 	BALLOT(4)
 #endif
-	:: d_step { CAN_INSTALL -> install(); skip }
+	:: d_step { CAN_INSTALL && MAY_INSTALL -> install(); skip }
+#ifdef PROGRESS
+	:: d_step { !calm && crashes < CRASHES && ALIVE(ME) -> die(); skip }
+	:: d_step { !calm && crashes < CRASHES && COUNT(lost) < HOSTS && ALIVE(ME) -> die(); lost = lost | BIT(ME) }
+#else
 	:: d_step { crashes < CRASHES && ALIVE(ME) -> die(); skip }
+#endif
 #if STEPS > 0
 	:: d_step { CAN_OPEN -> open_step(); skip }
 	:: d_step { CAN_FINISH -> finish_step(); skip }
 #endif
 	od
 }
+#ifdef PROGRESS
+active proctype calms() { d_step { !calm -> calm = 1; printf("  that is calm\n") } }
+
+never { /* not: whenever it is calm and a quorum is connected, all who live get to install the view */
+	do
+	:: true
+	:: calm && CONNECTED && !(ALL_IN) -> break
+	od;
+accept_stuck:
+	do
+	:: !(ALL_IN)
+	od
+}
+#endif
 #endif
