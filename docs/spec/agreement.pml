@@ -617,7 +617,7 @@ inline finish_step() {
 #define BALLOT(b) \
 	:: d_step { TIME(b) && CAN_PROMISE(b, FROZEN) -> promise(b, FROZEN); skip } \
 	:: d_step { CHANGES && STEPS && CAN_PROMISE(b, GATED) -> promise(b, GATED); skip } \
-	:: atomic { TIME(b) && MAY_PROPOSE(b) && CAN_PROPOSE(b) && !value[AT(DECREE, b)] -> propose(b) } \
+	:: atomic { TIME(b) && CAN_PROPOSE(b) && MAY_PROPOSE(b) && !value[AT(DECREE, b)] -> propose(b) } \
 	:: d_step { TIME(b) && CAN_ACCEPT(b) -> accept(b); skip }
 
 #ifndef TRACE

@@ -31,7 +31,7 @@ def _matters(action: act.AnyAction) -> bool:
         case act.Send(_, message):
             return isinstance(message, Accept)
         case act.Trace(kind, _):
-            return kind == "propose"
+            return kind in ("propose", "view")
     return False
 
 

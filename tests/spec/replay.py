@@ -26,11 +26,14 @@ def missing_tools() -> list[str]:
 BATCH = 1000
 """Rows at a time: spin's parser takes no longer array."""
 
+BALLOTS = 100
+"""Of one decree: the model counts them in bytes."""
+
 Table = list[tuple[list[int], str]]
 
 
 def replay(records: Iterable[Record], folder: Path) -> dict[str, int]:
-    """Check every transition. Returns how many decrees and rows those were, and how many were too large.
+    """Check every transition. Returns how many decrees and rows there were, and in how many several ballots competed.
 
     Raises:
         NotARun: names the row, when it happened, and what forbids it.
@@ -38,8 +41,8 @@ def replay(records: Iterable[Record], folder: Path) -> dict[str, int]:
     reader = Reader(records)
     if reader.false_reports:
         raise NotARun(reader.false_reports[0])
-    small = [w for w in reader.windows.values() if len(w.seats()) <= PEERS and len(w.rows) < BATCH]
-    windows = [Numbers(w) for w in small]
+    fitting = [w for w in reader.windows.values() if len(w.seats()) <= PEERS and len(w.rows) < BATCH]
+    windows = [numbers for numbers in map(Numbers, fitting) if len(numbers.ballots) <= BALLOTS]
     ballots = max((len(numbers.ballots) for numbers in windows), default=1)
     batch: Table = []
     rows = 0
@@ -51,7 +54,12 @@ def replay(records: Iterable[Record], folder: Path) -> dict[str, int]:
             batch = []
         batch += table
     _run_spin(batch, ballots, folder)
-    return {"decrees": len(windows), "rows": rows, "too large": len(reader.windows) - len(small)}
+    return {
+        "decrees": len(windows),
+        "rows": rows,
+        "contested": sum(len(numbers.ballots) > 1 for numbers in windows),
+        "too large": len(reader.windows) - len(windows),
+    }
 
 
 def _run_spin(table: Table, ballots: int, folder: Path) -> None:

@@ -75,6 +75,9 @@ class Reader:
         match record.what:
             case ev.Received(src, Promise() as message):
                 self._hear(record, peer, src, message)
+            case act.Trace("view", fields):
+                if fields["role"] == "joiner":
+                    self._left_out(record, peer, fields["view"])
             case act.Trace(_, fields):
                 if peer.words is not None:
                     ballot = Ballot(fields["ballot"], record.seat[0])
@@ -160,6 +163,14 @@ class Reader:
         following = self.windows.setdefault((new.lineage, new.id + 1), Window(new))
         if record.seat in following.seats():
             following.rows.append(Row(BASE, record.seat, record.at))
+
+    def _left_out(self, record: Record, peer: Follower, decree: int) -> None:
+        """It learned of a view that it is not in, and starts over: the last that it says about this lineage."""
+        for (lineage, number), window in self.windows.items():
+            if peer.views and lineage == peer.views[-1].lineage and number <= decree:
+                self._install(record, window, None)
+        peer.views.clear()
+        peer.member = False
 
     def _install(self, record: Record, window: Window, view: View | None) -> None:
         mine = [row.kind for row in window.rows if row.who == record.seat]
