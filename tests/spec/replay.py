@@ -64,7 +64,9 @@ def replay(records: Iterable[Record], folder: Path) -> dict[str, int]:
 
 def _run_spin(table: Table, ballots: int, folder: Path) -> None:
     cells = ", ".join(str(cell) for row, _ in table for cell in row)
-    text = f"#define BALLOTS {max(ballots, 1)}\n#define ROWS {len(table)}\nshort row[{8 * len(table)}] = {{ {cells} }};\n"
+    text = (
+        f"#define BALLOTS {max(ballots, 1)}\n#define ROWS {len(table)}\nshort row[{8 * len(table)}] = {{ {cells} }};\n"
+    )
     (folder / "rows.inc").write_text(text)
     for name in ("agreement.pml", "trace.pml"):
         shutil.copy(SPEC / name, folder)

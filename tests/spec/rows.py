@@ -253,7 +253,9 @@ class Numbers:
                 unused = row.who[0] not in self.window.heard.get(row.ballot, ())
                 if row.ballot in proposed or (row.ballot in after and unused):
                     row = replace(row, kind=LATE)
-            result.append((self.row(row), f"view {base.id + 1}, {row.at:.4f} s: {NAMES[row.kind]} {row.who} {row.ballot or ''}"))
+            result.append(
+                (self.row(row), f"view {base.id + 1}, {row.at:.4f} s: {NAMES[row.kind]} {row.who} {row.ballot or ''}")
+            )
         return result
 
 
