@@ -122,7 +122,7 @@ search() { # how, expected: compile pan.c and run it
     gcc $compile -o pan pan.c >> build.log 2>&1
     TIMEFORMAT=%U
     # shellcheck disable=SC2086
-    { time timeout "$limit" ./pan $run > out 2>&1; } 2> seconds
+    { time timeout -s INT "$limit" ./pan $run > out 2>&1; } 2> seconds
 }
 
 check() { # name, how, expected, show or hide, definitions...
