@@ -1,19 +1,23 @@
 /* How the members of view v agree on view v+1, for spin. README.md says what the terms mean.
  *
- * Set by -D: PEERS (3 or 4), FOUNDERS (the first so many peers are the members of view 0, the others learners),
- * VIEWS (decrees, 1 or 2), BALLOTS (per decree, at most 3; BALLOTS2 for the second one), CRASHES, STEPS (at most 2),
- * CHANGES (1: the last peer may join or leave by plan), DEMOTE (1: a member may lose its worker), RULE, CHECK (below),
- * and single weakenings of OURS: NO_NACK, NO_ACCEPTED, NO_INSTALLED, NO_FREEZE, NO_GATE, NO_GROUND,
- * NO_FLOOR.
+ * Set by -D: PEERS (at most 8), FOUNDERS (2 to 5; the first so many peers are the members of view 0, the others
+ * learners), VIEWS (decrees, 1 or 2), BALLOTS (per decree, at most 4), CRASHES, STEPS (at most 2), CHANGES (so many
+ * of the last peers may join or leave by plan, alone or together), DEMOTE (1: a member may lose its worker),
+ * WITNESSES (a mask of peers that vote and neither contribute nor hold results), RULE, CHECK (below), and single
+ * weakenings of OURS: NO_NACK, NO_ACCEPTED, NO_INSTALLED, NO_FREEZE, NO_GATE, NO_GROUND, NO_FLOOR, NO_WITNESS, NO_CATCH_UP.
+ * PROGRESS (with HOSTS) and TRACE (trace.pml) are other uses of the same transitions.
  *
  * A message is a step of its receiver that reads and writes shared state; one that is lost is a step not taken.
  * What a peer said before it died can still arrive. Ballots have no owner: any live reporter of a ballot may
- * propose in it, any live member may count its votes. This allows every run that fixed owners allow.
+ * propose in it, any live member may count its votes. This allows every run that fixed owners allow, so also
+ * every take-over of one proposer by another, as often as there are ballots.
  */
 
 #define OURS      0
 #define SURVIVORS 1 /* more than half of those not gone; the votes of the gone are forgotten */
 #define EVERYBODY 2 /* more than half of all members, or everybody not gone; the votes of the gone are forgotten */
+#define LOOSE     3 /* half of the weight of those not gone is enough */
+#define PLAIN     4 /* more than half of all members, gone or not */
 
 #define SAFE    0 /* every promise */
 #define LIVING  1 /* only: no two living peers are members of different views with one id */
@@ -28,6 +32,9 @@
 #ifndef DEMOTE
 #define DEMOTE 0
 #endif
+#ifndef WITNESSES
+#define WITNESSES 0
+#endif
 #ifndef CHECK
 #define CHECK SAFE
 #endif
@@ -35,17 +42,28 @@
 #define BIT(p)       (1 << (p))
 #define HAS(m, p)    (((m) >> (p)) & 1)
 #define WITHIN(a, b) (((a) & ~(b)) == 0)
+#if PEERS > 5
+#define COUNT(m)     (HAS(m, 0) + HAS(m, 1) + HAS(m, 2) + HAS(m, 3) + HAS(m, 4) + HAS(m, 5) + HAS(m, 6) + HAS(m, 7))
+#elif PEERS > 4
+#define COUNT(m)     (HAS(m, 0) + HAS(m, 1) + HAS(m, 2) + HAS(m, 3) + HAS(m, 4))
+#else
 #define COUNT(m)     (HAS(m, 0) + HAS(m, 1) + HAS(m, 2) + HAS(m, 3))
+#endif
 #define LOWEST(m)    ((m) & (~(m) + 1))
 #define MAX(a, b)    ((a) > (b) -> (a) : (b))
 #define NAME(p)      (65 + (p))
-#define NAMES(m)     (HAS(m, 0) -> 'A' : '-'), (HAS(m, 1) -> 'B' : '-'), (HAS(m, 2) -> 'C' : '-'), (HAS(m, 3) -> 'D' : '-')
+#define LETTER(m, p) (HAS(m, p) -> NAME(p) : '-')
+#define NAMES(m)     LETTER(m, 0), LETTER(m, 1), LETTER(m, 2), LETTER(m, 3), LETTER(m, 4), LETTER(m, 5), LETTER(m, 6)
 
 /* Twice the weight of q among members m: 2 each, 3 for the lowest rank of an even number. */
-#define WEIGHT(q, m)  (2 * COUNT((q) & (m)) + ((COUNT(m) % 2 == 0 && ((q) & LOWEST(m))) -> 1 : 0))
+#define WEIGHT(q, m)  (2 * COUNT((q) & (m)) + (COUNT(m) % 2 == 0 && ((q) & LOWEST(m)) != 0))
 #define HALF(q, g, m) (2 * WEIGHT((q) & ~(g), m) > WEIGHT((m) & ~(g), m))
 #if RULE == EVERYBODY
 #define QUORUM(q, g, m) (HALF(q, 0, m) || WITHIN((m) & ~(g), q))
+#elif RULE == LOOSE
+#define QUORUM(q, g, m) (2 * WEIGHT((q) & ~(g), m) >= WEIGHT((m) & ~(g), m))
+#elif RULE == PLAIN
+#define QUORUM(q, g, m) HALF(q, 0, m)
 #else
 #define QUORUM(q, g, m) HALF(q, g, m)
 #endif
@@ -81,8 +99,10 @@ bit new_abort[SLOTS];
 #define ALL 3
 #elif FOUNDERS == 3
 #define ALL 7
-#else
+#elif FOUNDERS == 4
 #define ALL 15
+#else
+#define ALL 31
 #endif
 byte chosen[VIEWS + 1]; /* the value that has a quorum; 0: none */
 byte members[VIEWS + 1] = { ALL };
@@ -112,18 +132,65 @@ byte entry[PEERS] = 1;                 /* first step of the view that made this 
 byte i, x, g, h, go;
 hidden byte d, s, w, q, r, last, late, known;
 
+#ifdef TRACE
+hidden byte me;
+#define ME me
+#else
+#define ME _pid
+#endif
 #define ALIVE(p) (!HAS(dead, p))
-#define DECREE   (view[_pid] + 1)
-#define VOTES    (ALIVE(_pid) && view[_pid] < VIEWS && HAS(members[view[_pid]], _pid))
-#define SOMEBODY_HAS(v) (view[0] >= (v) || view[1] >= (v) || view[2] >= (v) || view[PEERS - 1] >= (v))
+#define WORKERS(v) (members[v] & ~(WITNESSES))
+#define DECREE   (view[ME] + 1)
+#define VOTES    (ALIVE(ME) && view[ME] < VIEWS && HAS(members[view[ME]], ME))
+#define HAS_VIEW(p, v)  (view[p] >= (v))
+#define FIRST_HAVE(v)   (HAS_VIEW(0, v) || HAS_VIEW(1, v) || HAS_VIEW(2, v) || HAS_VIEW(PEERS - 1, v))
+#if PEERS > 5
+#define SOMEBODY_HAS(v) (FIRST_HAVE(v) || HAS_VIEW(3, v) || HAS_VIEW(4, v) || HAS_VIEW(5, v) || HAS_VIEW(PEERS - 2, v))
+#else
+#define SOMEBODY_HAS(v) (FIRST_HAVE(v) || HAS_VIEW(PEERS - 2, v))
+#endif
 
 /* A promise that comes after its ballot proposed only forbids things to its giver: leaving it out loses no run. */
-#define CAN_PROMISE(b, k) (VOTES && promised[_pid] < b && !value[AT(DECREE, b)] && (!kind[AT(DECREE, b)] || kind[AT(DECREE, b)] == k))
+#define CAN_PROMISE(b, k) (VOTES && promised[ME] < b && !value[AT(DECREE, b)] && (!kind[AT(DECREE, b)] || kind[AT(DECREE, b)] == k))
 /* Without steps the kind of a ballot shows only in its value, so it may as well be fixed when it proposes. */
 #define IS(b, k) (STEPS == 0 || kind[AT(DECREE, b)] == k)
-#define CAN_PROPOSE(b)    (VOTES && HAS(reporters[AT(DECREE, b)], _pid) && QUORUM(reporters[AT(DECREE, b)], dead & ~reporters[AT(DECREE, b)], members[view[_pid]]))
-#define CAN_ACCEPT(b)     (VOTES && promised[_pid] <= b && accepted[_pid] != b && value[AT(DECREE, b)])
-#define CAN_INSTALL       (ALIVE(_pid) && view[_pid] < VIEWS && chosen[DECREE] && (HAS(members[view[_pid]], _pid) || SOMEBODY_HAS(DECREE)))
+#define CAN_PROPOSE(b)    (VOTES && HAS(reporters[AT(DECREE, b)], ME) && QUORUM(reporters[AT(DECREE, b)], dead & ~reporters[AT(DECREE, b)], members[view[ME]]))
+#ifdef PROGRESS
+/* Before the calm, all ballots but the last, any crash, and hosts that are lost with their words. After it, the last
+ * ballot, which stands for one that nobody interrupts; its proposer has all words that can be had. */
+bit calm;
+byte lost;     /* dead, and their words can't be had */
+byte owner[SLOTS]; /* who proposed, and so counts the votes; 0: nobody, else 1 + the peer */
+#define SEALED (dead & ~lost)
+#define TELLS(p) (HAS(SEALED, p) && HAS_VIEW(p, 1))
+#define TOLD   (TELLS(0) || TELLS(1) || TELLS(2) || TELLS(PEERS - 2) || TELLS(PEERS - 1))
+#define LIVES_IN(p) (!HAS(dead | lost, p) && HAS_VIEW(p, 1))
+#define HEARD  (LIVES_IN(0) || LIVES_IN(1) || LIVES_IN(2) || LIVES_IN(PEERS - 2) || LIVES_IN(PEERS - 1))
+#define COUNTED(b) (owner[b - 1] == ME + 1 && QUORUM(voters[b - 1], gone[b - 1], members[0]))
+#if BALLOTS == 2
+#define COUNTED_ANY (COUNTED(1) || COUNTED(2))
+#else
+#define COUNTED_ANY (COUNTED(1) || COUNTED(2) || COUNTED(3))
+#endif
+#define TIME(b)     (calm == (b == BALLOTS))
+#define MAY_PROPOSE(b) (!TOLD && QUORUM(reporters[AT(DECREE, b)], SEALED, ALL))
+#define MAY_INSTALL (TOLD || HEARD || COUNTED_ANY)
+#define IN(p)       (HAS(dead, p) || !HAS(ALL, p) || HAS_VIEW(p, 1))
+#define ALL_IN      (IN(0) && IN(1) && IN(2) && IN(PEERS - 2) && IN(PEERS - 1))
+#ifdef NO_CONDITION
+#define CONNECTED   (ALL & ~dead) /* somebody lives */
+#else
+#define CONNECTED   HALF(ALL & ~dead, SEALED, ALL)
+#endif
+#else
+#define TIME(b)     true
+#define MAY_PROPOSE(b) true
+#define MAY_INSTALL true
+#endif
+
+#define CAN_PLAN(b)       (!g && reporters[AT(DECREE, b)] == members[view[ME]])
+#define CAN_ACCEPT(b)     (VOTES && promised[ME] <= b && accepted[ME] != b && value[AT(DECREE, b)])
+#define CAN_INSTALL       (ALIVE(ME) && view[ME] < VIEWS && chosen[DECREE] && (HAS(members[view[ME]], ME) || SOMEBODY_HAS(DECREE)))
 
 /* --- what must hold ----------------------------------------------------------------------------------------- */
 
@@ -161,11 +228,11 @@ inline acknowledge(p) {
 		do
 		:: w <= view[p] ->
 			if
-			:: HAS(members[w], p) -> acknowledged[ON(w, s)] = acknowledged[ON(w, s)] | BIT(p)
+			:: HAS(WORKERS(w), p) -> acknowledged[ON(w, s)] = acknowledged[ON(w, s)] | BIT(p)
 			:: else
 			fi;
 			if
-			:: acknowledged[ON(w, s)] == members[w] ->
+			:: acknowledged[ON(w, s)] == WORKERS(w) ->
 				assert(stable[s] == NONE || stable[s] == RESULT(p, s));
 				stable[s] = RESULT(p, s)
 			:: else
@@ -184,8 +251,8 @@ inline acknowledge(p) {
 inline new_members_agree() {
 	q = 0; known = 0;
 	do
-	:: q < PEERS && !HAS(members[d], q) -> q++
-	:: q < PEERS && HAS(members[d], q) ->
+	:: q < PEERS && !HAS(WORKERS(d), q) -> q++
+	:: q < PEERS && HAS(WORKERS(d), q) ->
 		known = known || !ALIVE(q) || finished[q] + 1 >= first[d];
 		s = 1;
 		do
@@ -220,13 +287,13 @@ inline choose(b) {
 		members[d] = new_members[AT(d, chosen[d])];
 		first[d] = new_first[AT(d, chosen[d])];
 		aborts[d] = new_abort[AT(d, chosen[d])];
-		printf("  so view %d is decided: members %c%c%c%c\n", d, NAMES(members[d]))
-#if STEPS > 0
+		printf("  so view %d is decided: members %c%c%c%c%c%c%c\n", d, NAMES(members[d]))
+#if STEPS > 0 && !defined(TRACE)
 		; new_members_agree()
 #endif
 	:: chosen[d] && chosen[d] != value[AT(d, b)] ->
 		w = new_members[AT(d, value[AT(d, b)])];
-		printf("  so view %d is decided AGAIN: members %c%c%c%c\n", d, NAMES(w));
+		printf("  so view %d is decided AGAIN: members %c%c%c%c%c%c%c\n", d, NAMES(w));
 #if CHECK == LIVING
 		q = 0;
 		do
@@ -244,6 +311,9 @@ inline choose(b) {
 
 /* Clears what can play no part any more, so that histories with one future are one state. */
 inline forget() {
+#ifdef TRACE
+	skip /* histories are short */
+#else
 	w = 1;
 	do
 	:: w <= VIEWS ->
@@ -276,29 +346,30 @@ inline forget() {
 		w++
 	:: else -> break
 	od
+#endif
 }
 
 /* --- agreement ------------------------------------------------------------------------------------------------ */
 
 inline promise(b, k) {
 	d = DECREE;
-	printf("  %c promises ballot %d of view %d\n", NAME(_pid), b, d);
-	promised[_pid] = b;
+	printf("  %c promises ballot %d of view %d\n", NAME(ME), b, d);
+	promised[ME] = b;
 	kind[AT(d, b)] = k;
 #if STEPS > 0
-	held[_pid] = MAX(held[_pid], k);
+	held[ME] = MAX(held[ME], k);
 #endif
-	reporters[AT(d, b)] = reporters[AT(d, b)] | BIT(_pid);
-	highest[AT(d, b)] = MAX(accepted[_pid], highest[AT(d, b)]);
+	reporters[AT(d, b)] = reporters[AT(d, b)] | BIT(ME);
+	highest[AT(d, b)] = MAX(accepted[ME], highest[AT(d, b)]);
 	forget()
 }
 
 inline accept(b) {
 	d = DECREE;
-	printf("  %c accepts ballot %d of view %d\n", NAME(_pid), b, d);
-	promised[_pid] = b;
-	accepted[_pid] = b;
-	voters[AT(d, b)] = voters[AT(d, b)] | BIT(_pid);
+	printf("  %c accepts ballot %d of view %d\n", NAME(ME), b, d);
+	promised[ME] = b;
+	accepted[ME] = b;
+	voters[AT(d, b)] = voters[AT(d, b)] | BIT(ME);
 	if
 	:: QUORUM(voters[AT(d, b)], gone[AT(d, b)], members[d - 1]) -> choose(b)
 	:: else
@@ -308,12 +379,17 @@ inline accept(b) {
 
 /* g: any set of dead members; their last words are in hand. */
 inline pick_gone() {
+#ifdef PROGRESS
+	g = SEALED & members[view[ME]];
+	i = 0
+#else
 	do
-	:: i < PEERS && HAS(dead & members[view[_pid]], i) -> g = g | BIT(i); i++
+	:: i < PEERS && HAS(dead & members[view[ME]], i) -> g = g | BIT(i); i++
 	:: i < PEERS -> i++
 	:: i == PEERS -> break
 	od;
 	i = 0
+#endif
 }
 
 /* go: ballot b has its promises, and no last words forbid it. h: the highest ballot accepted by any of them. */
@@ -353,7 +429,11 @@ inline read_reports() {
 		last = MAX(finished[q], last);
 		late = MAX(finished[q] + opened[q], late);
 #if STEPS > 0 && !defined(NO_GROUND)
+#ifdef NO_WITNESS
 		known = known || finished[q] + 1 >= entry[q];
+#else
+		known = known || (!HAS(WITNESSES, q) && finished[q] + 1 >= entry[q]);
+#endif
 #else
 		known = 1;
 #endif
@@ -363,17 +443,26 @@ inline read_reports() {
 	od
 }
 
-/* The proposer's own value, for a failure (k FROZEN: x has no worker) or planned (x joins or leaves); x PEERS: nobody. */
+/* go: all in x that would join (are not in r) know of the rounds that the base view voids. Jumping over a view that
+ * voids nothing is harmless. */
+inline check_joiners() {
+	q = 0;
+#ifndef NO_CATCH_UP
+	do
+	:: q < PEERS -> go = go && !(aborts[d - 1] && HAS(x & ~r, q) && view[q] < d - 1); q++
+	:: else -> break
+	od
+#endif
+}
+
+/* The proposer's own value, for a failure (k FROZEN: x have no worker) or planned (x join or leave). */
 inline make_value(b, k) {
 	d = DECREE;
 	r = reporters[AT(d, b)] & ~g;
 	read_reports();
-	go = known;
-	if
-	:: x < PEERS && HAS(r, x) -> r = r & ~BIT(x); go = go && r
-	:: x < PEERS && !HAS(r, x) -> go = go && k == GATED && ALIVE(x) && view[x] == d - 1; r = r | BIT(x)
-	:: else
-	fi;
+	check_joiners();
+	r = (k == FROZEN -> r & ~x : (r & ~x) | (x & ~r));
+	go = go && known && (r & ~(WITNESSES));
 	if
 	:: go ->
 		value[AT(d, b)] = b;
@@ -392,9 +481,12 @@ inline close_ballot(b) {
 	if
 	:: value[AT(d, b)] ->
 		h = value[AT(d, b)];
-		printf("  %c proposes in it, with %c%c%c%c gone: members %c%c%c%c, first step %d\n",
-			NAME(_pid), NAMES(g), NAMES(new_members[AT(d, h)]), new_first[AT(d, h)]);
+		printf("  %c proposes in it, with %c%c%c%c%c%c%c gone: members %c%c%c%c%c%c%c, first step %d\n",
+			NAME(ME), NAMES(g), NAMES(new_members[AT(d, h)]), new_first[AT(d, h)]);
 		gone[AT(d, b)] = g;
+#ifdef PROGRESS
+		owner[AT(d, b)] = ME + 1;
+#endif
 		kind[AT(d, b)] = 0;
 		reporters[AT(d, b)] = 0;
 		highest[AT(d, b)] = 0
@@ -403,16 +495,25 @@ inline close_ballot(b) {
 	g = 0; h = 0; x = 0; go = 0
 }
 
+/* x: any of the last CHANGES peers; members among them leave, the others join, whether they live or not. */
+inline pick_changes() {
+	i = PEERS - CHANGES;
+	do
+	:: i < PEERS -> x = x | BIT(i); i++
+	:: i < PEERS -> i++
+	:: i == PEERS -> break
+	od;
+	i = 0
+}
+
 inline propose(b) {
 	pick_gone();
 	d_step { read_words(b) };
 	if
 	:: go && h -> value[AT(DECREE, b)] = value[AT(DECREE, h)]
-	:: go && !h && IS(b, FROZEN) -> x = PEERS; d_step { make_value(b, FROZEN) }
-	:: go && !h && IS(b, FROZEN) && DEMOTE -> x = _pid; d_step { make_value(b, FROZEN) }
-	:: go && !h && IS(b, GATED) && CHANGES && !g && reporters[AT(DECREE, b)] == members[view[_pid]] ->
-		x = PEERS - 1;
-		d_step { make_value(b, GATED) }
+	:: go && !h && IS(b, FROZEN) -> x = 0; d_step { make_value(b, FROZEN) }
+	:: go && !h && IS(b, FROZEN) && DEMOTE -> x = BIT(ME); d_step { make_value(b, FROZEN) }
+	:: go && !h && IS(b, GATED) && CHANGES && CAN_PLAN(b) -> pick_changes(); d_step { make_value(b, GATED) }
 	:: else
 	fi;
 	d_step { close_ballot(b) }
@@ -420,32 +521,34 @@ inline propose(b) {
 
 inline install() {
 	d = DECREE;
-	printf("  %c installs view %d\n", NAME(_pid), d);
-#if STEPS > 0
-	w = RUNS(view[_pid], finished[_pid] + 1);
+	printf("  %c installs view %d\n", NAME(ME), d);
+#if STEPS > 0 && !defined(TRACE)
+	w = RUNS(view[ME], finished[ME] + 1);
 	do
-	:: aborts[d] && finished[_pid] >= first[d] ->
-		assert(!HAS(members[d], _pid)); /* only learners, and those cut off, go back */
-		RESULT(_pid, finished[_pid]) = 0;
-		finished[_pid]--
+	:: aborts[d] && finished[ME] >= first[d] ->
+		assert(!HAS(members[d], ME)); /* only learners, and those cut off, go back */
+		RESULT(ME, finished[ME]) = 0;
+		finished[ME]--
 	:: else -> break
 	od;
 	if
-	:: aborts[d] || RUNS(d, finished[_pid] + 1) != w -> opened[_pid] = 0
+	:: aborts[d] || RUNS(d, finished[ME] + 1) != w -> opened[ME] = 0
 	:: else
 	fi;
 	if
-	:: HAS(members[d], _pid) && !HAS(members[d - 1], _pid) -> entry[_pid] = first[d]
+	:: HAS(members[d], ME) && !HAS(members[d - 1], ME) -> entry[ME] = first[d]
 	:: else
 	fi;
-	held[_pid] = FREE;
 #endif
-	view[_pid] = d;
-	promised[_pid] = 0;
-	accepted[_pid] = 0;
-	forget()
 #if STEPS > 0
-	; acknowledge(_pid)
+	held[ME] = FREE;
+#endif
+	view[ME] = d;
+	promised[ME] = 0;
+	accepted[ME] = 0;
+	forget()
+#if STEPS > 0 && !defined(TRACE)
+	; acknowledge(ME)
 #endif
 #if CHECK == REACHED
 	; look_how_far()
@@ -453,20 +556,20 @@ inline install() {
 }
 
 inline die() {
-	printf("  %c dies\n", NAME(_pid));
-	dead = dead | BIT(_pid);
+	printf("  %c dies\n", NAME(ME));
+	dead = dead | BIT(ME);
 	crashes++;
-#if STEPS > 0
+#if STEPS > 0 && !defined(TRACE)
 	if
-	:: held[_pid] == FREE -> finished[_pid] = 0; opened[_pid] = 0
+	:: held[ME] == FREE -> finished[ME] = 0; opened[ME] = 0
 	:: else /* it has reported them */
 	fi;
 	s = 1;
 	do
-	:: s <= STEPS -> RESULT(_pid, s) = 0; s++
+	:: s <= STEPS -> RESULT(ME, s) = 0; s++
 	:: else -> break
 	od;
-	entry[_pid] = (held[_pid] == FREE -> 1 : entry[_pid]);
+	entry[ME] = (held[ME] == FREE -> 1 : entry[ME]);
 #endif
 	forget()
 }
@@ -474,37 +577,37 @@ inline die() {
 /* --- steps ---------------------------------------------------------------------------------------------------- */
 
 #if STEPS > 0
-#define NEXT  (finished[_pid] + 1)
-#define UNDER RUNS(view[_pid], NEXT)
-#define WORKS (ALIVE(_pid) && finished[_pid] < STEPS)
+#define NEXT  (finished[ME] + 1)
+#define UNDER RUNS(view[ME], NEXT)
+#define WORKS (ALIVE(ME) && finished[ME] < STEPS && !HAS(WITNESSES, ME))
 #ifdef NO_GATE
 #define MAY_OPEN true
 #else
-#define MAY_OPEN (held[_pid] == FREE)
+#define MAY_OPEN (held[ME] == FREE)
 #endif
 #ifdef NO_FREEZE
 #define MAY_FINISH true
 #else
-#define MAY_FINISH (held[_pid] != FROZEN)
+#define MAY_FINISH (held[ME] != FROZEN)
 #endif
-#define CAN_OPEN   (WORKS && MAY_OPEN && !opened[_pid] && HAS(members[UNDER], _pid) && !(aborts[view[_pid]] && NEXT < first[view[_pid]]))
-#define CAN_FINISH (WORKS && MAY_FINISH && contributed[ON(UNDER, NEXT)] == members[UNDER])
+#define CAN_OPEN   (WORKS && MAY_OPEN && !opened[ME] && HAS(members[UNDER], ME) && !(aborts[view[ME]] && NEXT < first[view[ME]]))
+#define CAN_FINISH (WORKS && MAY_FINISH && contributed[ON(UNDER, NEXT)] == WORKERS(UNDER))
 
 inline open_step() {
 	w = UNDER; s = NEXT;
-	printf("  %c opens step %d under view %d\n", NAME(_pid), s, w);
-	opened[_pid] = 1;
-	contributed[ON(w, s)] = contributed[ON(w, s)] | BIT(_pid)
+	printf("  %c opens step %d under view %d\n", NAME(ME), s, w);
+	opened[ME] = 1;
+	contributed[ON(w, s)] = contributed[ON(w, s)] | BIT(ME)
 }
 
 /* In the round, or by fetching its result: all who have it have the same. */
 inline finish_step() {
 	w = UNDER; s = NEXT;
-	printf("  %c has step %d of view %d\n", NAME(_pid), s, w);
-	RESULT(_pid, s) = w;
-	finished[_pid] = s;
-	opened[_pid] = 0;
-	acknowledge(_pid)
+	printf("  %c has step %d of view %d\n", NAME(ME), s, w);
+	RESULT(ME, s) = w;
+	finished[ME] = s;
+	opened[ME] = 0;
+	acknowledge(ME)
 #if CHECK == REACHED
 	; look_how_far()
 #endif
@@ -512,11 +615,12 @@ inline finish_step() {
 #endif
 
 #define BALLOT(b) \
-	:: d_step { CAN_PROMISE(b, FROZEN) -> promise(b, FROZEN); skip } \
+	:: d_step { TIME(b) && CAN_PROMISE(b, FROZEN) -> promise(b, FROZEN); skip } \
 	:: d_step { CHANGES && STEPS && CAN_PROMISE(b, GATED) -> promise(b, GATED); skip } \
-	:: atomic { CAN_PROPOSE(b) -> propose(b) } \
-	:: d_step { CAN_ACCEPT(b) -> accept(b); skip }
+	:: atomic { TIME(b) && CAN_PROPOSE(b) && MAY_PROPOSE(b) && !value[AT(DECREE, b)] -> propose(b) } \
+	:: d_step { TIME(b) && CAN_ACCEPT(b) -> accept(b); skip }
 
+#ifndef TRACE
 active [PEERS] proctype peer() {
 	do
 	BALLOT(1)
@@ -526,11 +630,34 @@ active [PEERS] proctype peer() {
 #if BALLOTS > 2
 	BALLOT(3)
 #endif
-	:: d_step { CAN_INSTALL -> install(); skip }
-	:: d_step { crashes < CRASHES && ALIVE(_pid) -> die(); skip }
+#if BALLOTS > 3
+	BALLOT(4)
+#endif
+	:: d_step { CAN_INSTALL && MAY_INSTALL -> install(); skip }
+#ifdef PROGRESS
+	:: d_step { !calm && crashes < CRASHES && ALIVE(ME) -> die(); skip }
+	:: d_step { !calm && crashes < CRASHES && COUNT(lost) < HOSTS && ALIVE(ME) -> die(); lost = lost | BIT(ME) }
+#else
+	:: d_step { crashes < CRASHES && ALIVE(ME) -> die(); skip }
+#endif
 #if STEPS > 0
 	:: d_step { CAN_OPEN -> open_step(); skip }
 	:: d_step { CAN_FINISH -> finish_step(); skip }
 #endif
 	od
 }
+#ifdef PROGRESS
+active proctype calms() { d_step { !calm -> calm = 1; printf("  that is calm\n") } }
+
+never { /* not: whenever it is calm and a quorum is connected, all who live get to install the view */
+	do
+	:: true
+	:: calm && CONNECTED && !(ALL_IN) -> break
+	od;
+accept_stuck:
+	do
+	:: !(ALL_IN)
+	od
+}
+#endif
+#endif

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from chaos.core import events as ev
 from chaos.core import worker_messages as wm
+from chaos.core.codec import encode_words
 from chaos.core.context import Role
 from chaos.core.learner import Phase
+from chaos.core.messages import Ack, LastWords, Ready, Seal, Sealed
 from chaos.sim.peer import SimPeer
-from chaos.sim.symbols import peer_id
+from chaos.sim.symbols import peer_id, sign
 from chaos.sim.world import World
 from tests.core.test_outcomes import advance, check, start, traces
 
@@ -52,6 +55,38 @@ def test_a_promise_that_nobody_answers_does_not_freeze_the_run(gap: float) -> No
         world.restore_link(0, other)
     for peer in peers:
         advance(world, peer, 3, limit=6)
+    check(world)
+
+
+def test_a_learner_that_missed_an_aborting_view_is_not_promoted() -> None:
+    """It may hold the result of a round that this view made void. docs/spec: ours-but-no-catch-up."""
+    world, (founder, other) = start(2)
+    learner = world.join(2, 0)
+    world.run_until(lambda: learner.node.ctx.role == Role.LEARNER, 5)
+    world.compute = 20.0
+    world.run(world.now + 0.1)
+    learner.freeze()
+    world.kill(other)
+    world.run_until(lambda: founder.node.ctx.view.abort, 5)
+    aborting, steps = founder.node.ctx.view, founder.node.steps
+    founder.handle(ev.Received(learner.info.id, Ack(steps.finished, steps.head)))
+    founder.handle(ev.Received(learner.info.id, Ready(learner.info.id, steps.finished)))
+    world.run(world.now + 0.3)
+    assert founder.node.ctx.view == aborting
+    learner.wake()
+    world.compute = 0.02
+    world.run_until(lambda: learner.node.ctx.role == Role.MEMBER, 20)
+    check(world)
+
+
+def test_words_about_another_lineage_prove_nothing() -> None:
+    """Who went over to a resumed run and died there may have voted here; its words don't say. docs/spec: no-split."""
+    world, (founder, other, third) = start(3)
+    view = replace(founder.node.ctx.view, lineage="two")
+    words = encode_words(LastWords("run", third.info.id, third.info.incarnation, view, None, None))
+    founder.handle(ev.Received(other.info.id, Seal(Sealed(words, sign(words)))))
+    assert not founder.node.views.gone
+    advance(world, founder, 3)
     check(world)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chaos.core.actions import Connect, Disconnect, Persist, StopSeal
@@ -70,7 +71,16 @@ class Views:
     def _promotable(self) -> bool:
         """A ready learner that keeps up."""
         steps, learners = self._node.steps, {p.id for p in self._ctx.view.learners}
-        return any(peer in learners and steps.keeps_up(peer) for peer in self._ctx.wishes.ready)
+        return any(peer in learners and steps.keeps_up(peer) for peer in self._ready())
+
+    def _ready(self) -> dict[str, int]:
+        """Learners that may be promoted: one that has not installed the view may hold a step that it made void."""
+        view, beats = self._ctx.view, self._node.liveness.progress
+        return {
+            peer: step
+            for peer, step in self._ctx.wishes.ready.items()
+            if (beat := beats.get(peer)) is not None and (beat.lineage, beat.view_id) == (view.lineage, view.id)
+        }
 
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
@@ -195,7 +205,8 @@ class Views:
             if any(peer not in reports for peer in current.base.member_ids()):
                 self._propose(freeze=True)
                 return
-            value = planned(current.base, reports, self._ctx.wishes, self.releasing())
+            wishes = replace(self._ctx.wishes, ready=self._ready())
+            value = planned(current.base, reports, wishes, self.releasing())
         else:
             silent = [p for p in current.base.member_ids() if p not in reports]
             value = after_failure(current.base, reports, self._ctx.wishes, self._cause(current, silent))
