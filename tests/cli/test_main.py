@@ -211,7 +211,7 @@ def test_status_for_people(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["view", "7"] in lines
     assert ["step", "41,", "stable", "up", "to", "40,", "epoch", "2"] in lines
-    assert ["north-1", "member", "ffffffff", "41", "10.0.0.1:7000", "south-1"] in lines
+    assert ["north-1", "member", "ffffffff", "41", "50%", "10.0.0.1:7000", "south-1"] in lines
     assert ["192.168.0.1:7000"] in lines
     assert ["south-1", "learner,", "suspected", "eeeeeeee", "10.0.0.2:7000"] in lines
     assert ["south-1", "10.0.0.2:7000", "1.2", "ms", "not", "measured"] in lines
