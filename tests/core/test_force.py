@@ -153,6 +153,7 @@ def test_the_half_without_the_extra_weight_goes_on_when_forced() -> None:
     advance(world, peers[1], 5)
     view = peers[1].node.ctx.view
     assert view.lineage == "two" and view.abandoned[-1].lineage == "one"
+    assert view.id > 1_000_000, "frames name their view by its id only: the old lineage must never use these"
     assert peers[1].node.steps.finished > before
     check(world)
 
