@@ -133,7 +133,12 @@ class Reducer:
         self._send_own(step)
 
     def bucket_ready(self, step: int, segment: int, weight: float) -> None:
-        """A segment of the contribution is complete while backward goes on."""
+        """A segment of the contribution is complete while backward goes on.
+
+        It waits for the rest where late workers are left out: bytes can't be taken back out of a sum.
+        """
+        if self._views and self._views[-1].straggler_limit_s:
+            return
         own = self._own_for(step)
         own.weight = weight
         own.segments.add(segment)

@@ -78,6 +78,13 @@ def run(
     party: PartyDirectory = None,
     name: Annotated[str | None, typer.Option(help="This peer's name. Default: this host's.")] = None,
     min_peers: Annotated[int | None, typer.Option(help="Founder: so many members before the first step.")] = None,
+    straggler: Annotated[
+        str | None,
+        typer.Option(metavar="wait|skip", help="Founder: wait for late workers (default), or leave them out."),
+    ] = None,
+    straggler_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="With skip: wait no longer than that. Default: 30.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there; resume from the newest one.")
     ] = None,
@@ -105,6 +112,8 @@ def run(
         party=party,
         name=name,
         min_peers=min_peers,
+        straggler=straggler,
+        straggler_limit=straggler_limit,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         trace=trace,

@@ -77,6 +77,17 @@ class Admission:
             if info.id != self._ctx.id:
                 self.remember(info)
 
+    def disagreement(self, view: View) -> str:
+        """How this joiner's own setting for late workers differs from the run's, in one line; '' if it does not."""
+        mine, its = self._ctx.config.straggler_limit_s, view.straggler_limit_s
+        if mine is None or mine == its:
+            return ""
+
+        def told(limit_s: float) -> str:
+            return f"--straggler skip --straggler-limit {limit_s:g}" if limit_s else "--straggler wait"
+
+        return f"the run was founded with {told(its)}, not {told(mine)}; leave the option out"
+
     def remember(self, info: PeerInfo) -> None:
         """Keep a link to this peer while joining."""
         self._ctx.emit(Connect(info))

@@ -28,6 +28,8 @@ class NodeConfig:
     """(public key, signature, data) -> whether the signature is that key's."""
     min_peers: int = 1
     """The founder opens the first round only with so many members."""
+    straggler_limit_s: float | None = None
+    """Founder: `View.straggler_limit_s` (None: 0). A joiner with a value is refused where the run has another."""
     tick_s: float = 0.02
     """Resolution of all time-outs; an agent's tick costs 20 microseconds."""
     takeover_s: float = 0.3
@@ -83,6 +85,8 @@ class Context:
     wishes: Wishes = field(default_factory=Wishes)
     linked: dict[str, PeerInfo] = field(default_factory=dict)
     """Peers with a direct link."""
+    result_slots: int = 64
+    """Results for which this peer has memory; the driver sets it."""
     now: float = 0.0
     out: list[AnyAction] = field(default_factory=list)
     loopback: list[PeerMessage] = field(default_factory=list)

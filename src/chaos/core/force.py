@@ -159,10 +159,10 @@ class Force:
 
     def on_proposal(self, src: str, message: ForceProposal) -> None:
         ctx, base = self._ctx, message.base
-        if base.lineage == ctx.view.lineage and base.id > ctx.view.id:
+        if ctx.views and base.lineage == ctx.view.lineage and base.id > ctx.view.id:
             self._node.views.install(base)
         if not ctx.views:
-            return  # that view has no place for this peer
+            return  # it has no view, or that one has no place for it
         if base != ctx.view:
             ctx.send(src, Decide(ctx.view))
             reason = f"it follows view {ctx.view.id} of lineage {ctx.view.lineage} already"

@@ -84,6 +84,7 @@ from chaos.core.overlay import Overlay
 from chaos.core.pause import Pause as Paused
 from chaos.core.status import describe
 from chaos.core.steps import Steps
+from chaos.core.stragglers import Stragglers
 from chaos.core.types import DataState, PeerInfo, StateManifest, View
 from chaos.core.views import Views
 from chaos.core.worker_desk import WorkerDesk
@@ -145,6 +146,7 @@ class Node:
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
         self.overlay = Overlay(self.ctx, self)
+        self.stragglers = Stragglers(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
         self._repeated_at = 0.0
@@ -232,6 +234,7 @@ class Node:
 
     def _tick_steps(self) -> None:
         self.steps.tick()
+        self.stragglers.tick()
         if self.ctx.now - self._repeated_at >= self.ctx.config.repeat_s:
             self._repeated_at = self.ctx.now
             self._repeat_wishes([p.id for p in self.ctx.view.everybody()])
@@ -355,6 +358,9 @@ class Node:
 
     def _decided(self, view: View) -> None:
         ctx = self.ctx
+        if not ctx.views and (refusal := self.admission.disagreement(view)):
+            self.departure.refuse(refusal)
+            return
         known = view.member(ctx.id) or view.learner(ctx.id)
         if not ctx.views and (known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)):
             self.admission.learn_addresses(view)
@@ -540,8 +546,11 @@ class Node:
     def _install_first(self, founding: Founding) -> None:
         self._founding = None
         reason = "resumed from a checkpoint" if founding.manifest else "founded"
-        step, min_peers = founding.step + 1, self.ctx.config.min_peers
-        first = View(founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step, min_peers)
+        config, step = self.ctx.config, founding.step + 1
+        first = View(
+            founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step,
+            config.min_peers, straggler_limit_s=config.straggler_limit_s or 0.0,
+        )  # fmt: skip
         self.views.install(first)
 
     def _worker_died(self, reason: str) -> None:
@@ -575,8 +584,9 @@ class Node:
             "commit", step=done.step, view=done.view_id, lineage=view.lineage, head=done.head.hex(),
             digest=done.digest.hex(), loss=done.loss, weight=done.weight, skip=done.skip,
             contributors=[peer for peer, c in done.contributions if not c.empty], samples=samples,
-            epoch=done.data.epoch,
+            epoch=done.data.epoch, late=[peer for peer, c in done.contributions if c.late],
         )  # fmt: skip
+        self.stragglers.on_committed(done)
         self.steps.acknowledge()
         self.donor.on_committed(done.step)
         self.worker.pump()

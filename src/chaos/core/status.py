@@ -27,6 +27,7 @@ def describe(node: Node) -> dict[str, Any]:
         "other_lineages": {ctx.name(peer): lineage for peer, lineage in node.force.foreign.items()},
         "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
+        "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
         + [_peer(node, p, "learner") for p in (view.learners if view else ())],
     }
@@ -36,6 +37,7 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     ctx = node.ctx
     beat = node.liveness.progress.get(info.id)
     me = info.id == ctx.id
+    tally = node.stragglers.tallies.get(info.id)
     links = sorted(ctx.linked) if me else beat.links if beat else ()
     view = ctx.view
     shares, rank = view.root_shares(), next((i for i, m in enumerate(view.members) if m.id == info.id), None)
@@ -49,5 +51,6 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
         "links": [ctx.name(p) for p in links],
         "share": None if rank is None else round(shares[rank] / sum(shares), 3),
         "linked": me or info.id in ctx.linked,
+        "late": {"steps": tally.late, "of": tally.steps, "last": tally.last} if tally else None,
         "suspect": info.id in node.views.suspects,
     }

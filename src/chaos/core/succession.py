@@ -96,6 +96,7 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         min_peers=base.min_peers,
         abandoned=base.abandoned,
         cut=wishes.cut(base),
+        straggler_limit_s=base.straggler_limit_s,
     )
 
 
@@ -150,6 +151,7 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         min_peers=base.min_peers,
         abandoned=base.abandoned,
         cut=wishes.cut(base),
+        straggler_limit_s=base.straggler_limit_s,
     )
 
 

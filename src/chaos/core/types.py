@@ -84,6 +84,8 @@ class View(Record, frozen=True):
     """Links that are not to be: pairs in ascending order, the lower id first."""
     shares: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
     """The sync plan: how large a share of the chunks each member sums, by rank. Empty: all the same."""
+    straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
+    """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
 
     def member(self, peer: str) -> PeerInfo | None:
         return next((m for m in self.members if m.id == peer), None)

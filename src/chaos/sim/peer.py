@@ -310,7 +310,10 @@ class SimPeer:
         return (self.index, step) in self.world.corrupt
 
     def compute_s(self) -> float:
-        return self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness
+        seconds = self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness
+        if self.world.slow_steps and self.world.random.random() < self.world.slow_steps:
+            seconds += self.world.random.choice([0.3, 1.0, 4.0])
+        return seconds
 
     def ends_after(self, applied: int) -> bool:
         end = self.world.ends.get(self.index, self.world.steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from chaos.core import worker_messages as wm
-from chaos.core.data import held, subtract
+from chaos.core.data import held
 from chaos.core.types import SampleRange, StateManifest
 from chaos.sim.symbols import FINGERPRINT, LAYOUT, Result, digest
 
@@ -42,9 +42,6 @@ class Worker:
         self.applied = 0
         self.chain = digest("initial", desk.index)
         self.ended = False
-        self._handed: tuple[tuple[int, int], ...] = ()
-        """Positions that it has used in this epoch, as far back as commits may not know of them yet."""
-        self._epoch = 0
         self._computed = 0
         """The step whose contribution it computed last as a member."""
         self._snapshots: set[int] = set()
@@ -68,7 +65,6 @@ class Worker:
                 self._say(wm.DeclareData("shard", self._desk.samples, 2 * BATCH))
             case wm.LoadState(manifest):
                 self.applied, self.chain = manifest.step, manifest.scalars
-                self._handed = ()
                 self._say(wm.StateLoaded(manifest.step))
             case wm.Commit():
                 self._apply(message, head)
@@ -118,16 +114,13 @@ class Worker:
 
     def _contribution(self, message: wm.Proceed) -> wm.Contribution:
         data = message.data
-        if data.epoch != self._epoch:
-            self._epoch, self._handed = data.epoch, ()
         taken: list[tuple[int, int]] = []
         need = BATCH
-        for start, stop in subtract(held(data, self._desk.id), self._handed):
+        for start, stop in held(data, self._desk.id):
             cut = min(stop, start + need)
             if cut > start:
                 taken.append((start, cut))
                 need -= cut - start
-        self._handed = (*self._handed, *taken)[-64:]
         count = sum(stop - start for start, stop in taken)
         ranges = tuple(SampleRange(data.epoch, start, stop) for start, stop in taken)
         return wm.Contribution(float(count), count == 0, 1.0, ranges, b"\1", b"", 2 * BATCH, False)
