@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from chaos.core import events as ev
 from chaos.core.context import Role
@@ -123,6 +124,7 @@ def test_a_learner_gets_no_state_from_a_minority() -> None:
     got, sent = joiner.node.learner._bytes_from.copy(), world.network.sent
     world.run(world.now + 4)
     assert joiner.node.learner._bytes_from in ({}, got)
+    assert not joiner.node.learner._ready, "no donor says that it is ready"
     assert world.network.sent - sent < 4 * 400, "nobody asks in a loop"
     mend(world, [peers[2], joiner], peers[:2])
     world.run_until(lambda: len(world.members()) == 4, 30)
@@ -153,6 +155,7 @@ def test_the_half_without_the_extra_weight_goes_on_when_forced() -> None:
     advance(world, peers[1], 5)
     view = peers[1].node.ctx.view
     assert view.lineage == "two" and view.abandoned[-1].lineage == "one"
+    assert view.id > 1_000_000, "frames name their view by its id only: the old lineage must never use these"
     assert peers[1].node.steps.finished > before
     check(world)
 
@@ -311,18 +314,37 @@ def test_who_agreed_takes_no_part_in_the_old_lineage_for_a_while() -> None:
     assert node.views.acceptor.promised >= Ballot(99, peer_id(1))
 
 
+def forced_beside_a_frozen_one() -> list[SimPeer]:
+    """Two hosts: the first is frozen and knows nothing, the second was forced to go on."""
+    world, peers = start(2)
+    world.disturb()
+    peers[0].freeze()
+    paused(world, peers[1])
+    assert force(world, peers[1]) == ""
+    return peers
+
+
 def test_the_words_of_one_that_went_over_prove_nothing_in_the_old_lineage() -> None:
     """They hold its votes in the new lineage only: the old one's would be lost, and with them perhaps a decision."""
-    world, peers = start(4)
-    part(world, peers[3:], peers[:3])
-    paused(world, peers[3])
-    world.promises = Lineages(world)  # type: ignore[assignment]
-    assert force(world, peers[3]) == ""
-    stale = peers[0].node.views
-    words = peers[3].node.views.words()
-    assert words is not None
-    assert not stale.add_gone(peers[3].sealed(), words)
-    assert peers[3].id not in stale.gone
+    stale, dead = forced_beside_a_frozen_one()
+    views, words = stale.node.ctx.views, dead.node.views.words()
+    views.append(replace(views[-1], id=views[-1].id + 1))  # a later view of the old lineage, which it went on with
+    assert words is not None and not stale.node.views.add_gone(dead.sealed(), words)
+    assert dead.id not in stale.node.views.gone and stale.node.ctx.view.lineage == "one"
+
+
+def test_the_words_of_one_that_went_over_tell_of_the_new_lineage() -> None:
+    stale, dead = forced_beside_a_frozen_one()
+    words = dead.node.views.words()
+    assert words is not None and not stale.node.views.add_gone(dead.sealed(), words)
+    assert stale.node.ctx.role == Role.JOINER, "it is not in that view, so it has to come in anew"
+
+
+def test_a_member_that_hears_a_quorum_agrees_to_nothing() -> None:
+    world, peers = start(3)
+    peers[0].handle(ev.Received(peer_id(2), ForceProposal(peers[0].node.ctx.view, "two")))
+    assert not peers[0].node.steps.frozen and not peers[0].node.force.holds("one")
+    advance(world, peers[0], 3)
 
 
 def test_a_stranger_forces_nothing() -> None:

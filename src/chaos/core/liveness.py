@@ -88,6 +88,8 @@ class Liveness:
             self.heard(src)
             self._learn_links(src, message.links)
             self.progress[src] = message
+        elif self._node.pause.reason and src in self._ctx.linked:
+            self._learn_links(src, message.links)  # those that this peer knows may have to be reached by way of others
         if message.view_id < view.id:
             self._ctx.send(src, Decide(view))
 
