@@ -35,9 +35,11 @@ class Given(torch.autograd.Function):
 
 
 class Model(torch.nn.Module):
-    def __init__(self, millions: int) -> None:
+    def __init__(self, millions: int, frozen: int) -> None:
         super().__init__()
         self.parts = torch.nn.ParameterList(torch.zeros(MILLION) for _ in range(millions))
+        rest = (torch.nn.Parameter(torch.ones(MILLION), requires_grad=False) for _ in range(frozen))
+        self.frozen = torch.nn.ParameterList(rest)
 
     def forward(self, value: float) -> torch.Tensor:
         loss: torch.Tensor = Given.apply(value, *self.parts)  # type: ignore[no-untyped-call]
@@ -80,14 +82,15 @@ def obey(run: Any, model: Model, address: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", type=int, default=25, help="parameters")
+    parser.add_argument("--frozen-millions", type=int, default=0, help="further parameters that take no gradient")
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
     parser.add_argument("--compute-ms", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--gate", default="")
     options = parser.parse_args()
-    model = Model(options.millions)
+    model = Model(options.millions, options.frozen_millions)
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-    optimizer = kinds[options.optimizer](model.parameters(), lr=1e-3)
+    optimizer = kinds[options.optimizer](model.parts.parameters(), lr=1e-3)
     with chaos.Session(model, optimizer, overlap=not options.gate) as run:
         if options.gate:
             obey(run, model, options.gate)

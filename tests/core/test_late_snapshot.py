@@ -63,6 +63,26 @@ def test_the_pause_ends_by_itself():
     world.run_until(lambda: peers[0].node.steps.finished > at + 5, 40)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_run_whose_scripts_change_gradients_by_hand_pauses_for_a_joiner(seed: int):
+    """Replayed results would give another state, as would an update that the script never saw."""
+    world = World(seed=seed)
+    world.by_hand = True
+    peers = [world.found(0)]
+    world.run_until(lambda: peers[0].node.steps.finished >= 3)
+    for index in (1, 2, 3):
+        peers.append(world.join(index, 0))
+        world.run_until(lambda: peers[-1] in world.members(), 10)
+    world.kill_worker(peers[1])
+    world.run_until(lambda: peers[1] not in world.members(), 10)
+    world.run_until(lambda: peers[1] in world.members(), 10)
+    at = peers[0].node.steps.finished
+    world.run_until(lambda: all(p.node.steps.finished > at + 5 for p in peers), 10)
+    modes = [fields for _, kind, fields in peers[3].trace if kind == "catch_up_mode"]
+    assert [m["mode"] for m in modes] == ["late"] and "sync()" in modes[0]["reason"]
+    assert not [kind for _, kind, _ in peers[3].trace if kind == "digests_differ"]
+
+
 def test_the_meter_decides_by_what_it_measured():
     meter = JoinMeter()
     meter.saw(0.0, 100)

@@ -104,7 +104,7 @@ def test_a_member_without_worker_waits_for_one_that_is_silent() -> None:
     world, (first, second) = start(2)
     second.freeze()
     world.kill_worker(first, restart=0.5)
-    world.run_until(lambda: first.node.views.paused, 5)
+    world.run_until(lambda: bool(first.node.pause.reason), 5)
     second.wake()
     world.run_until(lambda: len(world.members()) == 2, 20)
     assert not stops(world)
@@ -254,6 +254,20 @@ def test_a_learner_that_heard_no_heartbeat_yet_does_not_aim_far_ahead() -> None:
             joiner.node.liveness.progress.clear()
         world.run(world.now + 0.005)
     assert joiner.node.learner.phase == Phase.READY
+    world.run_until(lambda: len(world.members()) == 2, 2)
+    check(world)
+
+
+def test_a_learner_that_heard_no_heartbeat_yet_of_a_run_that_waits_for_it() -> None:
+    """It waited for the snapshot of a step that could not come, and kept its donor from others."""
+    world = World(0)
+    world.min_peers = 2
+    world.found(0)
+    world.run(1.0)
+    joiner = world.join(1, 0)
+    while joiner.node.learner.phase != Phase.VERIFY:
+        joiner.node.liveness.progress.clear()
+        world.run(world.now + 0.001)
     world.run_until(lambda: len(world.members()) == 2, 2)
     check(world)
 
@@ -484,6 +498,20 @@ def test_scripts_that_end_at_different_steps() -> None:
     check(world)
 
 
+@pytest.mark.parametrize(("seed", "latency"), [(4, 0.03), (7, 0.03), (19, 0.01)])
+def test_scripts_that_end_where_one_link_is_missing(seed: int, latency: float) -> None:
+    """Who ends before the others hears that the run is complete, also if the one that relays is the first to go."""
+    world, peers = start(3, seed)
+    world.network.latency = latency
+    world.cut_link(1, 2)
+    world.run(world.now + 0.5)
+    end = max(p.node.steps.finished for p in peers) + 4
+    world.ends = {0: end, 1: end - 1, 2: end + 1}
+    world.run_until(lambda: len(stops(world)) == 3, 30)
+    assert set(stops(world).values()) == {0}
+    check(world)
+
+
 def test_no_empty_steps_after_the_end() -> None:
     """All scripts end after one step: nobody makes up steps for the others while the last one becomes stable."""
     world, peers = start(3)
@@ -502,7 +530,7 @@ def test_the_end_with_one_peer_lost(seal: bool) -> None:
     world.steps = end
     world.run_until(lambda: peers[1].node.worker.worker is not None and peers[1].worker.applied >= end - 1, 5)
     world.kill(peers[0], seal=seal)
-    world.run_until(lambda: peers[1].stopped is not None or peers[1].node.views.paused, 20)
+    world.run_until(lambda: peers[1].stopped is not None or peers[1].node.pause.reason, 20)
     if seal:
         world.run_until(lambda: peers[1].stopped is not None, 5)
         assert stops(world)["p1"] == 0

@@ -32,12 +32,18 @@ class Job:
     batch: int = 8
     sleep_s: float = 0.005
     """Per step, so that a run has time for events."""
+    dozer: str = ""
+    """The peer whose script sleeps `doze_s` seconds more in every `doze_every`-th step. Empty: none."""
+    doze_every: int = 20
+    doze_s: float = 0.0
     dtype: str = "float64"
     optimizer: str = "sgd"
     width: int = 16
     batch_norm: bool = False
     frozen_mb: int = 0
     """Size of a parameter that takes no gradient: a large state with small steps."""
+    clip: float = 0.0
+    """Norm to which the script clips the reduced gradients itself. 0: it leaves them alone."""
     scaler: bool = False
     compiled: bool = False
     wire: str = "native"
@@ -137,6 +143,11 @@ def main(job: Job) -> None:
                     loss = loss * torch.nan
                 (scaler.scale(loss) if scaler else loss).backward()
                 time.sleep(job.sleep_s)
+                if run.name == job.dozer and run.role == "member" and run.steps % job.doze_every == 0:
+                    time.sleep(job.doze_s)
+                if job.clip:
+                    run.sync(loss)
+                    nn.utils.clip_grad_norm_(model.parameters(), job.clip)
                 run.step(loss)
                 if job.dump_every and run.steps % job.dump_every == 0:
                     save(folder / f"step-{run.name}-{run.steps}.npz", arrays(model, optimizer, run.steps))

@@ -87,6 +87,8 @@ def replay(job: Job, commits: list[Entry], at: Iterable[int]) -> dict[int, dict[
             chosen = torch.tensor(indices)
             optimizer.zero_grad()
             loss_of(model, x[chosen], y[chosen]).backward()
+            if job.clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), job.clip)
             optimizer.step()
         if commit["step"] in wanted:
             states[commit["step"]] = arrays(model, optimizer, commit["step"])

@@ -36,3 +36,16 @@ def test_grad_scaler_and_compile(cluster: Cluster) -> None:
     peers = cluster.found("ab", job)
     cluster.finish(peers)
     check_run(cluster, job, peers, tolerance=5e-4)
+
+
+def test_a_script_that_clips_by_itself_gets_a_joiner(cluster: Cluster) -> None:
+    """Results alone don't say what the updates were. At the end of 250 samples one peer has none, and clips too."""
+    job = cluster.job(clip=0.05, samples=250)
+    a, b = cluster.found("ab", job)
+    c = cluster.start("c", job, join=[a.address()])
+    cluster.until_member(c)
+    at, epoch = c.step, c.epoch
+    cluster.until(lambda: c.step > at + 20 and c.epoch > epoch, 60, "three train on to the next epoch")
+    cluster.finish([a, b, c])
+    check_run(cluster, job, [a, b, c])
+    assert [mode["mode"] for mode in c.entries("catch_up_mode")] == ["late"]

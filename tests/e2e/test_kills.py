@@ -58,7 +58,7 @@ def test_two_kills_in_one_step(cluster: Cluster) -> None:
     check_run(cluster, job, peers[1:3])
 
 
-LARGE_MB = 48
+LARGE_MB = 96
 """State of a run in which fetching takes long enough to be hit."""
 
 
@@ -72,11 +72,6 @@ def until_fetching(cluster: Cluster, joiner: Peer, since: float) -> None:
     cluster.until(fetches, BACK_S, f"{joiner.name} fetches the state", pause=0.001)
 
 
-def plan_of(joiner: Peer) -> set[str]:
-    """The donors of its present shard plan."""
-    return {name for name, count in joiner.entries("shard_plan")[-1]["shards"].items() if count}
-
-
 def test_donors_and_joiners_die_while_the_state_is_fetched(cluster: Cluster) -> None:
     job = cluster.job(frozen_mb=LARGE_MB, sleep_s=0.05)
     a, b = cluster.found("ab", job)
@@ -86,13 +81,15 @@ def test_donors_and_joiners_die_while_the_state_is_fetched(cluster: Cluster) -> 
     cluster.go_on_without("b", [a], at)
     cluster.until_member(c)
     until_fetching(cluster, b, since=at)
-    at = b.kill("worker")  # a joiner
-    until_fetching(cluster, b, since=at)
-    at = b.kill("agent")  # a joiner
-    until_fetching(cluster, b, since=at)
+    at = b.kill("worker")  # a joiner's; its agent goes on fetching
+    cluster.until_member(b, since=at, seconds=BACK_S)
+    at = c.kill("agent")
+    until_fetching(cluster, c, since=at)
+    at = c.kill("agent")  # a joiner
+    until_fetching(cluster, c, since=at)
     at = a.kill("worker")  # a donor, and the founder
-    cluster.go_on_without("a", [c], at)
-    for peer in (b, a):
+    cluster.go_on_without("a", [b], at)
+    for peer in (c, a):
         cluster.until_member(peer, since=at, seconds=BACK_S)
     cluster.finish([a, b, c])
     check_run(cluster, job, [a, b, c])
@@ -102,11 +99,11 @@ def test_whole_groups_die_while_the_state_is_fetched(cluster: Cluster) -> None:
     job = cluster.job(frozen_mb=LARGE_MB, sleep_s=0.05)
     a, b, c = cluster.found("abc", job)
     d = cluster.start("d", job, join=[b.address()])
-    e = cluster.start("e", job, join=[c.address()])
     until_fetching(cluster, d, since=0.0)
     before = max(peer.step for peer in (a, b, c))
     at = d.kill("group")  # a joiner
     cluster.until(lambda: min(peer.step for peer in (a, b, c)) > before + 3, 2, "nobody waits for a dead joiner")
+    e = cluster.start("e", job, join=[c.address()])
     until_fetching(cluster, e, since=0.0)
     at = a.kill("group")  # a donor, and the founder
     cluster.go_on_without("a", [b, c], at)

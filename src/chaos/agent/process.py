@@ -150,6 +150,7 @@ def set_up(order: AgentOrder, runtime: Path) -> tuple[AgentSetup, words.PeerLock
     node = NodeConfig(
         verify=verify,
         min_peers=settings.min_peers,
+        straggler_limit_s=settings.straggler_limit_s,
         checkpoint_every=settings.checkpoint_every if settings.checkpoint else 0,
     )
     setup = AgentSetup(
@@ -199,6 +200,9 @@ async def run(order: AgentOrder) -> int:
     finally:
         announced.unlink(missing_ok=True)
         lock.release()
+    left_out = agent.node.stragglers.summary()
+    if left_out:
+        print(f"chaos: left out as late: {left_out}", file=sys.stderr, flush=True)
     kind = "error: " if stop.code else ""
     print(f"chaos: {kind}{setup.me.name}: {stop.reason}", file=sys.stderr, flush=True)
     return stop.code

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from blake3 import blake3
 
@@ -14,6 +17,8 @@ from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ServeShards
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import ShardStored, SnapshotHashed
 
+HASHING_NICE = 15
+"""Hashing a large state takes seconds of a core; training on the same host goes before it (workers run at 10)."""
 SHARD = 16
 """Kind of the bulk frames that carry a shard; `index` is its number, `step` its snapshot's."""
 
@@ -28,12 +33,18 @@ def hash_shards(memory: memoryview, nbytes: int, shard_bytes: int) -> tuple[byte
     return tuple(blake3(memory[start:stop]).digest() for start, stop in spans(nbytes, shard_bytes))
 
 
+def _yield_to_training() -> None:
+    """Linux gives each thread a nice value of its own."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), HASHING_NICE)
+
+
 class Snapshots:
     """The snapshot that the own worker took, and the one that is being received."""
 
     def __init__(self, outlet: Outlet, happened: Callable[[ShardStored | SnapshotHashed], None]) -> None:
         self._outlet = outlet
         self._happened = happened
+        self._hashing = ThreadPoolExecutor(1, "chaos-hash", initializer=_yield_to_training)
         self.own: SharedMemory | None = None
         self.own_nbytes = 0
         self._shard_bytes = 1
@@ -55,7 +66,7 @@ class Snapshots:
         self._shard_bytes = order.shard_bytes
         memory, nbytes = self.own.view[:], self.own_nbytes  # a slice stays valid if the memory is replaced meanwhile
         loop = asyncio.get_running_loop()
-        hashes = await loop.run_in_executor(None, hash_shards, memory, nbytes, order.shard_bytes)
+        hashes = await loop.run_in_executor(self._hashing, hash_shards, memory, nbytes, order.shard_bytes)
         self._happened(SnapshotHashed(order.step, order.shard_bytes, hashes))
 
     def serve(self, order: ServeShards) -> None:

@@ -122,6 +122,7 @@ class Demo:
         self._board.set_role(victim, "killed")
         if not self._wait_for(lambda: victim not in self._board.members) or not self._pause():
             return
+        self._board.tell(f"{leaver} is asked to leave")
         self._events.append(Event("scale-in", leaver, time.monotonic()))
         self._peers.peers[leaver].ask_to_leave()
 

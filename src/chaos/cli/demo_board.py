@@ -112,8 +112,6 @@ def in_words(entry: Entry) -> str | None:
             return f"{entry.peer} pauses: {entry['reason']}"
         case "diverged" | "rejoin":
             return f"{entry.peer} takes the run's state anew"
-        case "leave":
-            return f"{entry.peer} was asked to leave"
     return None
 
 

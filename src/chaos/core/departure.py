@@ -104,7 +104,7 @@ class Departure:
 
     def on_goodbye(self, src: str, message: Goodbye) -> None:
         if self._ctx.takes_part(src):
-            self._ended_members.add(src)
+            self._ended_members.update(self._ctx.view.member_ids() if message.complete else (src,))
             self._ctx.trace("goodbye", peer=self._ctx.name(src), reason=message.reason)
         self._node.on_sealed(message.sealed, announce=False)
 
@@ -123,9 +123,13 @@ class Departure:
     def _check_end(self) -> None:
         """All scripts have ended: stop as soon as the last step is stable."""
         ctx, stable = self._ctx, self._node.steps.stable
-        if ctx.id not in ctx.wishes.done or not all(m in ctx.wishes.leaving for m in ctx.view.member_ids()):
+        if self._leave_reason and self._node.pause.reason:
+            if self._waited():
+                self.stop(UNCONFIRMED, f"left ({self._leave_reason}) while nobody could let it go")
+        elif ctx.id not in ctx.wishes.done or not all(m in ctx.wishes.leaving for m in ctx.view.member_ids()):
             self._waiting_since = None
         elif stable >= self._last_applied:
+            self._farewell(f"the run is complete after step {stable}", complete=True)
             self.stop(DONE, f"the run is complete after step {stable}")
         elif self._waited():
             self.stop(UNCONFIRMED, f"the script ended after step {self._last_applied}, of which {stable} are stable")
@@ -154,9 +158,11 @@ class Departure:
             self._waiting_since = self._ctx.now
         return self._ctx.now - self._waiting_since > self._ctx.config.linger_s
 
-    def _farewell(self, reason: str) -> None:
+    def _farewell(self, reason: str, complete: bool = False) -> None:
+        """To everybody, relayed where there is no link."""
         self._said_goodbye = True
-        self._ctx.emit(SendGoodbye(tuple(sorted(self._ctx.linked)), reason))
+        everybody = {p.id for view in self._ctx.views for p in view.everybody()} - {self._ctx.id}
+        self._ctx.emit(SendGoodbye(tuple(sorted(everybody | self._ctx.linked.keys())), reason, complete))
 
     def refuse(self, reason: str) -> None:
         """The run does not take this peer: its worker raises, the agent stops."""
@@ -166,6 +172,8 @@ class Departure:
     def stop(self, code: int, reason: str) -> None:
         if self.stopped is not None:
             return
+        if self._node.pause.reason:
+            reason = f"{reason}; it was paused: {self._node.pause.reason}"
         if not self._said_goodbye and self._ctx.views:
             self._farewell(reason)
         self.stopped = Stop(code, reason)

@@ -9,8 +9,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
+from chaos.core.donor import BUSY, PAUSED
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
 from chaos.core.messages import (
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 UNMEASURED = (100e6, 0.001)
 """Bytes per second and seconds assumed of a link that has carried nothing yet; re-planned as shards arrive."""
+BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
@@ -58,6 +62,7 @@ class Learner:
         self._attempts = 0
         self._meter = JoinMeter()
         self._late = False
+        self._paused_until = 0.0
         self._clear()
 
     def _clear(self) -> None:
@@ -119,13 +124,18 @@ class Learner:
         worker, limit = self._node.worker.worker, self._ctx.config.retain_results
         result_bytes = worker.layout.nbytes if worker is not None else 0
         decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
-        self._late = decision is not None and decision.mode == "late"
-        if decision is not None:
+        self._late = False
+        if decision is not None and decision.mode == "late":
+            self._ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
+        elif decision is not None:
             self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
-        if decision is not None and self._late:
-            pause_s = min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s)
-            self._ctx.send_all(self._ctx.view.member_ids(), Pause(pause_s))
         self.restart(reason)
+
+    def _ask_for_pause(self, seconds: float, reason: str) -> None:
+        """Have the members wait for a late snapshot."""
+        self._late, self._paused_until = True, self._ctx.now + seconds
+        self._ctx.trace("catch_up_mode", mode="late", reason=reason)
+        self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
 
     def restart(self, reason: str) -> None:
         """Begin with new donors and a new snapshot."""
@@ -159,7 +169,7 @@ class Learner:
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
-            if (self._retry_at and now >= self._retry_at) or self._is_overdue():
+            if (self._retry_at and now >= self._retry_at) or self._is_overdue() or self._waits_for_nothing():
                 self._start_verify()
         elif self.phase == Phase.READY and now - self._since > self._ctx.config.join_retry_s:
             self._announce_ready()
@@ -177,9 +187,21 @@ class Learner:
         answered = set(self._ready) | self._refused
         waited = self._ctx.now - self._since > self._ctx.config.donor_wait_s
         if self._ready and (waited or all(m in answered for m in members)):
-            self._choose()
+            self._choose_or_pause()
         elif not self._ready and self._ctx.now - self._since > 5 * self._ctx.config.donor_wait_s:
             self.restart("no member answered")
+
+    def _choose_or_pause(self) -> None:
+        """Where results can't be replayed, first have the run stand still, then choose."""
+        if all(r.replayable for r in self._ready.values()):
+            self._choose()
+        elif not self._late or self._ctx.now > self._paused_until:
+            self._ask_for_pause(self._ctx.config.pause_limit_s, BY_HAND)
+            self._ready.clear()
+        elif any(r.running for r in self._ready.values()):
+            self._ready.clear()  # the round that was open at the pause is still to end: ask again
+        else:
+            self._choose()
 
     def _choose(self) -> None:
         """One step for all donors: soon, but late enough that none of them has passed it."""
@@ -212,6 +234,12 @@ class Learner:
         due = self._due_since
         return due is not None and self._ctx.now - due > self._ctx.config.snapshot_timeout_s
 
+    def _waits_for_nothing(self) -> bool:
+        """The snapshot is of a step to come, and by now the members say that none is under way."""
+        beats = self._node.liveness.progress.values()
+        standing = bool(beats) and not any(beat.running for beat in beats)
+        return standing and self._target > self._newest() and self._ctx.now - self._since > RETRY_S
+
     def _newest(self) -> int:
         """The highest step that anybody is known to have finished."""
         beats = [beat.finished for beat in self._node.liveness.progress.values()]
@@ -223,20 +251,20 @@ class Learner:
             self._maybe_choose()
         elif self.phase == Phase.OFFER and message.step == self._target:
             self._refused.add(src)
-            if message.reason != "busy":
+            if message.reason not in (BUSY, PAUSED):
                 self._widen()
             if src in self._ready:
                 known = self._ready[src]
-                self._ready[src] = DonorReady(max(known.finished, message.applied), known.running)
+                self._ready[src] = replace(known, finished=max(known.finished, message.applied))
             if self._offer is None and self._refused.issuperset(self._ready):
-                self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.0)
+                self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
             self.on_donor_lost(src)
         elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
-            if message.reason != "busy":
+            if message.reason not in (BUSY, PAUSED):
                 self._widen()
-            self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.001)
+            self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.001)
 
     def _widen(self) -> None:
         """A step was past before the order came: aim further ahead, but not beyond the results that are kept."""
@@ -425,6 +453,7 @@ class Learner:
     def _announce_ready(self) -> None:
         self._since = self._ctx.now
         step = self._own.step if self._own is not None else 0
+        self._node.steps.acknowledge()  # of a snapshot's own step, nothing else has
         self._ctx.send_all(self._ctx.view.member_ids(), Ready(self._ctx.id, step))
 
     def on_worker_died(self) -> None:

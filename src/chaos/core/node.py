@@ -22,10 +22,13 @@ from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
     AnyEvent,
     DialRefused,
+    ForceRequested,
     LeaveRequested,
     LinkDown,
     LinksMeasured,
     LinkUp,
+    LinkWanted,
+    PathChanged,
     Received,
     RoundComplete,
     ShardStored,
@@ -36,6 +39,7 @@ from chaos.core.events import (
     WorkerDied,
     WorkerSaid,
 )
+from chaos.core.force import Force
 from chaos.core.learner import Learner, Phase
 from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
@@ -47,11 +51,14 @@ from chaos.core.messages import (
     DonorReady,
     FetchResult,
     FinishedStep,
+    ForceAnswer,
+    ForceProposal,
     Goodbye,
     Heartbeat,
     JoinRefused,
     JoinRequest,
     Leaving,
+    LinkWish,
     Nack,
     Pause,
     PeerMessage,
@@ -73,8 +80,11 @@ from chaos.core.messages import (
     Vote,
     WorkerDown,
 )
+from chaos.core.overlay import Overlay
+from chaos.core.pause import Pause as Paused
 from chaos.core.status import describe
 from chaos.core.steps import Steps
+from chaos.core.stragglers import Stragglers
 from chaos.core.types import DataState, PeerInfo, StateManifest, View
 from chaos.core.views import Views
 from chaos.core.worker_desk import WorkerDesk
@@ -130,9 +140,13 @@ class Node:
         self.worker = WorkerDesk(self.ctx, self)
         self.liveness = Liveness(self.ctx, self)
         self.admission = Admission(self.ctx, self)
+        self.pause = Paused(self.ctx, self)
+        self.force = Force(self.ctx, self)
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
+        self.overlay = Overlay(self.ctx, self)
+        self.stragglers = Stragglers(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
         self._learner_differs = False
@@ -188,7 +202,9 @@ class Node:
                 self.admission.tick()
                 self.learner.tick()
                 if self.ctx.views:
+                    self.force.tick()
                     self.steps.end_pauses()
+                    self.overlay.tick()
                     self._tick_steps()
             case Received(src, message):
                 self._receive(src, message)
@@ -218,15 +234,26 @@ class Node:
                 self.learner.on_links(event)
             case LeaveRequested(reason):
                 self.departure.leave(reason)
+            case ForceRequested(lineage, view_id):
+                self.force.begin(lineage, view_id)
+            case LinkWanted(peer, connect):
+                if self.ctx.views:
+                    self.overlay.on_wanted(peer, connect)
+            case PathChanged(peer):
+                if self.ctx.views:
+                    self.steps.repeat([peer])
+                    self._repeat_wishes([peer])
 
     def _tick_steps(self) -> None:
         self.steps.tick()
+        self.stragglers.tick()
         if self.ctx.now - self._repeated_at >= self.ctx.config.repeat_s:
             self._repeated_at = self.ctx.now
             self._repeat_wishes([p.id for p in self.ctx.view.everybody()])
 
     def _repeat_wishes(self, peers: list[str]) -> None:
         self.departure.repeat(peers)
+        self.overlay.repeat(peers)
         if self.ctx.role == Role.MEMBER and self.ctx.id in self.ctx.wishes.worker_down:
             self.ctx.send_all(peers, WorkerDown("its worker is still not there"))
 
@@ -252,6 +279,10 @@ class Node:
                 self.views.on_vote(src, message)
             case Decide(view):
                 self._decided(view)
+            case ForceProposal():
+                self.force.on_proposal(src, message)
+            case ForceAnswer():
+                self.force.on_answer(src, message)
             case Seal(sealed):
                 self.on_sealed(sealed, announce=False)
             case Goodbye():
@@ -288,6 +319,8 @@ class Node:
                 if self.ctx.views and self.ctx.view.member(src):
                     wishes.worker_down.add(src)
                 wishes.ready.pop(src, None)
+            case LinkWish(peer, connect):
+                self.overlay.on_wish(src, peer, connect)
             case Pause(seconds):
                 self.steps.pause(src, seconds)
             case SnapshotPrepare():
@@ -328,6 +361,7 @@ class Node:
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
         self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
+        self.force.link_lost(peer)
         self.liveness.on_link_down(peer, reason)
         if self.ctx.views and not self.ctx.takes_part(peer):
             self.ctx.emit(Disconnect(peer, "not part of the run any more"))
@@ -336,6 +370,9 @@ class Node:
 
     def _decided(self, view: View) -> None:
         ctx = self.ctx
+        if not ctx.views and (refusal := self.admission.disagreement(view)):
+            self.departure.refuse(refusal)
+            return
         known = view.member(ctx.id) or view.learner(ctx.id)
         if not ctx.views and (known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)):
             self.admission.learn_addresses(view)
@@ -525,8 +562,11 @@ class Node:
     def _install_first(self, founding: Founding) -> None:
         self._founding = None
         reason = "resumed from a checkpoint" if founding.manifest else "founded"
-        step, min_peers = founding.step + 1, self.ctx.config.min_peers
-        first = View(founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step, min_peers)
+        config, step = self.ctx.config, founding.step + 1
+        first = View(
+            founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step,
+            config.min_peers, straggler_limit_s=config.straggler_limit_s or 0.0,
+        )  # fmt: skip
         self.views.install(first)
 
     def _worker_died(self, reason: str) -> None:
@@ -560,8 +600,9 @@ class Node:
             "commit", step=done.step, view=done.view_id, lineage=view.lineage, head=done.head.hex(),
             digest=done.digest.hex(), loss=done.loss, weight=done.weight, skip=done.skip,
             contributors=[peer for peer, c in done.contributions if not c.empty], samples=samples,
-            epoch=done.data.epoch,
+            epoch=done.data.epoch, late=[peer for peer, c in done.contributions if c.late],
         )  # fmt: skip
+        self.stragglers.on_committed(done)
         self.steps.acknowledge()
         self.donor.on_committed(done.step)
         self.worker.pump()

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 STOP_ON_NONFINITE = "on_nonfinite=stop"
 """How the fingerprint's options spell that a non-finite gradient ends the run."""
+BY_HAND_AND_SKIP = (
+    "scripts that call run.sync() must make every update themselves, so none may be left out; "
+    "found the run with --straggler wait"
+)
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Worker:
     holds: int = 0
     """The step it said itself that it stands at: results up to there were read, later ones may still be."""
     at_boundary: bool = False
+    contributed: int = 0
+    """The step that its script stands in: the contribution is made, the update is not; 0: none."""
     computing: int = 0
     """The step it was last told to compute a contribution for, as a member; 0: none."""
     warmed: bool = False
@@ -58,6 +64,16 @@ class Worker:
     script_ended: bool = False
     ending: bool = False
     """It was told to come to its end."""
+    since: float = 0.0
+    """When it was told to go on computing."""
+    epoch: int = 0
+    """The run's epoch at that time."""
+    passed: int | None = None
+    """The epoch in which it last went through its private data."""
+    behind: bool = False
+    """It was late for so long that results it needs are not kept: once it stands at a boundary, it heals."""
+    by_hand: bool = False
+    """Its script may change reduced gradients before the update."""
 
 
 class WorkerDesk:
@@ -113,9 +129,17 @@ class WorkerDesk:
         worker.at_boundary = True
         worker.holds = message.applied
         worker.warmed = True
+        worker.by_hand = worker.by_hand or message.by_hand
         self._ctx.trace("boundary", applied=message.applied, compute_s=round(message.compute_s, 6))
+        if worker.by_hand and self._node.stragglers.limit_s:
+            self._decline(BY_HAND_AND_SKIP)
+            return
         part, step, worker.computing = message.contribution, worker.computing, 0
+        if part is not None and part.pass_done:
+            worker.passed = worker.epoch
+        worker.contributed = message.applied + 1 if part is not None else 0
         if part is not None and step == message.applied + 1 == self._node.steps.finished + 1:
+            part = msgspec.structs.replace(part, compute_s=message.compute_s)
             self._node.steps.contribute(step, self._completed(part))
         self.pump()
 
@@ -195,6 +219,7 @@ class WorkerDesk:
         if self.worker is not None:
             self.worker.applied = None
             self.worker.computing = 0
+            self.worker.behind = False
             self.worker.stale_load = self.worker.loading
 
     def load(self, manifest: StateManifest) -> None:
@@ -209,7 +234,7 @@ class WorkerDesk:
             return self._node.learner.base_step if self._ctx.role == Role.LEARNER else finished
         if self.worker.applied is None:
             return self._node.learner.base_step
-        return self.worker.holds
+        return finished if self.worker.behind else self.worker.holds
 
     def pump(self) -> None:
         """While the worker waits at a boundary: commits in order, then the signal to go on."""
@@ -217,6 +242,10 @@ class WorkerDesk:
             self.welcome(*self._welcome_due)
         worker, steps = self.worker, self._node.steps
         if worker is None or not worker.at_boundary or worker.loading or worker.script_ended:
+            return
+        if worker.behind:
+            worker.behind = False
+            self._node.lost_track("its worker was late for so long that results it needs are not kept any more")
             return
         if worker.applied is None:
             self._node.learner.offer_state()
@@ -232,6 +261,9 @@ class WorkerDesk:
 
     def _commit(self, worker: Worker, step: int) -> bool:
         done = self._node.steps.history.get(step)
+        if worker.by_hand and worker.contributed != step:
+            self._node.lost_track(f"the update of step {step} was changed by hand and can't be replayed")
+            return False
         if done is None:
             self._node.lost_track(f"the result of step {step} is not kept any more")
             return False
@@ -261,6 +293,7 @@ class WorkerDesk:
         worker.at_boundary = False
         step = steps.finished + 1
         worker.computing = step if member and not leaving else 0
+        worker.since, worker.epoch = self._ctx.now, steps.data.epoch
         worker.ending = worker.ending or leaving
         members = len(self._ctx.view.members) if self._ctx.views else 1
         role = "member" if member else "learner"
@@ -271,7 +304,8 @@ class WorkerDesk:
     def fill_in(self, step: int) -> None:
         """The round of `step` is open: if the worker can't contribute to it, contribute nothing in its place.
 
-        One whose script ends does so only for others that go on: where all have ended, the run has.
+        One whose script ends does so only for others that go on: where all have ended, the run has. A script that
+        changes gradients by hand must be there at each update, so the round waits for it.
         """
         steps, worker = self._node.steps, self.worker
         if steps.contributed(step):
@@ -279,13 +313,25 @@ class WorkerDesk:
         if worker is not None and (worker.script_ended or worker.ending):
             if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
-        elif worker is None or worker.computing != step:
+        elif worker is not None and 0 < worker.computing < step and self._node.stragglers.limit_s:
+            if steps.others_wait(step):
+                self.leave_out(step)
+        elif worker is None or (worker.computing != step and not worker.by_hand):
             steps.contribute(step, self._empty())
 
-    def _empty(self) -> Contribution:
+    def leave_out(self, step: int) -> None:
+        """The worker is late for `step`, or still at an older one: what it computes now will count nowhere."""
         worker = self.worker
+        assert worker is not None
+        part = msgspec.structs.replace(self._empty(), late=True, compute_s=self._ctx.now - worker.since)
+        self._node.steps.contribute(step, part)
+
+    def _empty(self) -> Contribution:
+        worker, passed = self.worker, False
         want = worker.want if worker is not None and not worker.script_ended else 0
-        return self._completed(Contribution(0.0, True, None, (), b"", b"", want, False))
+        if worker is not None:
+            passed = worker.passed is not None and worker.passed == self._node.steps.data.epoch
+        return self._completed(Contribution(0.0, True, None, (), b"", b"", want, passed))
 
     def _completed(self, part: Contribution) -> Contribution:
         """With what the agent knows: the run's data, where this worker was the one to declare it."""

@@ -135,6 +135,17 @@ class Faults:
         self.world.disturb()
         self.world.network.spike(directions, extra, seconds)
 
+    def order_link(self, one: SimPeer, other: SimPeer, seconds: float) -> None:
+        """An operator has a link cut, and after a while made again."""
+        self.world.disturb()
+        one.handle(ev.LinkWanted(other.id, False))
+        self.world.heap.at(seconds, lambda: self._want_back((one.id, other.id)))
+
+    def _want_back(self, ends: Pair) -> None:
+        for peer, other in (ends, ends[::-1]):
+            if (end := self.world.peers.get(peer)) is not None and end.alive and not end.frozen:
+                end.handle(ev.LinkWanted(other, True))
+
     # --- bytes, strangers ----------------------------------------------------------------------------------
 
     def corrupt_shards(self, count: int) -> None:
@@ -159,6 +170,8 @@ class Faults:
         world.network.heal()
         world.corrupt_shards = 0
         world.corrupt.clear()
+        for ends in sorted({ends for p in self.living() for v in p.node.ctx.views[-1:] for ends in v.cut}):
+            self._want_back(ends)
         for peer in list(world.peers.values()):
             peer.lag_s, peer.slowness, peer.crash_after = 0.0, 1.0, None
             if peer.frozen:

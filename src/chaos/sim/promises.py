@@ -219,11 +219,12 @@ class Promises:
     def _patience(self) -> float:
         """How long a step, or a planned change, may take where nothing fails: far beyond what it needs.
 
-        A new member's first step waits for what it lacks, 0.5 s at most.
+        A new member's first step waits for what it lacks, 0.5 s at most; a late worker is waited for up to the limit.
         """
         world = self._world
         slowest = max((peer.slowness for peer in world.peers.values()), default=1.0)
-        return 1.0 + 1.5 * world.compute * slowest + 4 * world.network.bulk_delay + 60 * world.network.latency
+        late = 4.0 + world.straggler_limit_s if world.straggler_limit_s else 0.0
+        return 1.0 + 1.5 * world.compute * slowest + 4 * world.network.bulk_delay + 60 * world.network.latency + late
 
     def _no_stall(self, peer: SimPeer, ledger: Ledger, step: int) -> None:
         world, since = self._world, ledger.committed_at

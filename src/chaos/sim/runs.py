@@ -19,8 +19,10 @@ from chaos.sim.world import World
 
 JOINS_ONLY = 8
 """Each so-manieth seed has no faults but joins, so that they can be seen to stall nobody (I5)."""
-
-
+BY_HAND = 5
+"""In each so-manieth, scripts change the reduced gradients before each update."""
+LATE = 5
+"""In each so-manieth (others than those), late workers are left out of a step."""
 MOST_FAULTS = 18
 
 
@@ -120,6 +122,10 @@ class RandomRun(Run):
         network.hiccups = random.choice([0.0, 0.0, 0.02])
         world.compute = random.choice([0.02, 0.05, 0.2])
         world.samples = random.choice([60, 400, 10_000])
+        world.by_hand = world.seed % BY_HAND == BY_HAND - 1
+        if world.seed % LATE == LATE - 3:
+            world.straggler_limit_s = random.choice([0.3, 1.0, 4.0])
+            world.slow_steps = random.choice([0.01, 0.03, 0.1])
         if random.random() < 0.2:
             world.pipes = Pipes(world.heap, random.choice([30_000.0, 300_000.0]))
 

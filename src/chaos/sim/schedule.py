@@ -42,6 +42,7 @@ class Schedule:
             "connection_lost": (2, self._reset),
             "link_cut": (2, self._cut),
             "link_flaps": (1, self._flap),
+            "link_by_order": (1, self._order_link),
             "isolated": (1, self._isolate),
             "partition": (2, self._partition),
             "one_way": (2, self._one_way),
@@ -192,6 +193,16 @@ class Schedule:
         pair = random.choice(links)
         self._faults.cut([pair], seconds)
         return f"link {pair[0][-2:]}-{pair[1][-2:]} is cut for {seconds} s"
+
+    def _order_link(self, random: Random) -> str:
+        """Only where there are more links: a cut that splits the overlay can be undone from one side only."""
+        able = {p.id: p for p in self._faults.staying() if not p.frozen and p.node.ctx.role == Role.MEMBER}
+        links, seconds = [pair for pair in self._links() if able.keys() >= set(pair)], random.choice(DURATIONS)
+        if len(links) < 3:
+            return ""
+        ends = [able[peer] for peer in random.choice(links)]
+        self._faults.order_link(ends[0], ends[1], seconds)
+        return f"the link of {ends[0].info.name} and {ends[1].info.name} is cut by order for {seconds} s"
 
     def _flap(self, random: Random) -> str:
         links, times = self._links(), random.randrange(3, 8)

@@ -99,7 +99,7 @@ class BoundaryLoop:
         if contribution is None:
             self._means.buffers.revert()
         try:
-            self._link.send(Boundary(self.applied, contribution, self._began - self._proceeded))
+            self._link.send(Boundary(self.applied, contribution, self._began - self._proceeded, by_hand=hold))
         except AgentLost:
             self._raise_if_declined()
             raise

@@ -75,6 +75,15 @@ class Buckets:
         for segment in self._work.values():
             segment.zero_()
 
+    def copy_gradients(self) -> dict[int, Tensor]:
+        """All gradients as they are, by segment."""
+        return {number: segment.clone() for number, segment in self._work.items()}
+
+    def restore_gradients(self, kept: dict[int, Tensor]) -> None:
+        """Set all gradients to what `copy_gradients` returned."""
+        for number, segment in self._work.items():
+            segment.copy_(kept[number])
+
     def push(self) -> None:
         """Bring gradients from the device into shared memory."""
         self._copy_segments(to_host=True)

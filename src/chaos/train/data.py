@@ -74,6 +74,7 @@ class Meter:
         self.micro_batches = 0
         self._weight = 0.0
         self._handed_out = 0
+        self._blank = False
         self._losses: list[tuple[Any, float]] = []
 
     def hand_out(self, count: int, ranges: Sequence[SampleRange] = ()) -> None:
@@ -81,11 +82,15 @@ class Meter:
         self._handed_out += count
         self.ranges.extend(ranges)
 
+    def hand_out_blank(self) -> None:
+        """The script gets a batch that weighs nothing, whatever weight the script gives it."""
+        self._blank = True
+
     def close_micro_batch(self, loss: Any, weight: float | None) -> None:
         """The script stepped: its micro-batch weighs `weight`, or as many as were handed out, or 1."""
-        share = self._open_weight(weight)
+        share = float(self._handed_out) if self._blank else self._open_weight(weight)
         self._weight += share
-        self._handed_out = 0
+        self._handed_out, self._blank = 0, False
         self.micro_batches += 1
         if loss is not None and share > 0:
             self._losses.append((loss.detach() if hasattr(loss, "detach") else loss, share))
@@ -98,6 +103,11 @@ class Meter:
     def weight(self) -> float:
         """Weight of the closed micro-batches."""
         return self._weight
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether the open micro-batch weighs nothing."""
+        return self._blank
 
     @property
     def has_open_samples(self) -> bool:

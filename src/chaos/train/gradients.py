@@ -42,6 +42,7 @@ class Gradients:
         self._waiting: set[int] = set()
         self._announced: dict[int, int] = {}
         """Segments handed over in this step, with the version of their memory at that time."""
+        self._kept: tuple[dict[int, Tensor], list[bool]] | None = None
         self._watched = False
         self.reset()
         self._hooks = [
@@ -59,6 +60,7 @@ class Gradients:
         self._watched = self._watched or any(self._touched)
         self._touched = [False] * len(self._touched)
         self._announced.clear()
+        self._kept = None
         self._buckets.zero_gradients()
         self.bind([True] * len(self._touched))
         self.begin_micro_batch()
@@ -72,6 +74,11 @@ class Gradients:
         """Whether any parameter got a gradient since the step began."""
         return any(self._touched)
 
+    def keep(self) -> None:
+        """What follows is a batch that weighs nothing: `collect` will find the gradients as they are now."""
+        if self._kept is None:
+            self._kept = self._buckets.copy_gradients(), list(self._touched)
+
     def collect(self) -> list[bool]:
         """Bring every gradient into its bucket and say which parameters have one.
 
@@ -84,6 +91,11 @@ class Gradients:
                     f"'{name}' did not require a gradient when the session was made and has one now; "
                     "let it require one from the start, and give it a learning rate of 0 until it is to be trained"
                 )
+        if self._kept is not None:
+            kept, self._touched = self._kept
+            self._kept = None
+            self._buckets.restore_gradients(kept)
+            return list(self._touched)
         announced = [segment in self._announced for segment in self._buckets.segment_of]
         for index, (param, view) in enumerate(zip(self._buckets.params, self._buckets.views, strict=True)):
             if announced[index]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -41,6 +41,8 @@ class PeerRun(Run):
         """The epoch in which this peer went once through its private data."""
         self._sent_weight: float | None = None
         """The weight with which buckets of this step were handed to the agent."""
+        self._by_hand = False
+        """The script calls `run.sync()` and may change the reduced gradients; so each peer's must at every step."""
         means.gradients.announce = self._announce
         loop.start()
 
@@ -79,17 +81,22 @@ class PeerRun(Run):
     def _shard(self, source: Source) -> Iterator[Any]:
         loop, epoch = self._loop, self.epoch()
         order = _Order(len(source))
+
+        def blank() -> Any:
+            first = (0, min(source.batch_size, len(source)))
+            return source.batch(order.at(loop.seed, loop.standing.data.epoch, (first,)))
+
         while not self.leaving:
             present = loop.standing.data.epoch
             if self.role == "learner":
-                yield source.batch(order.at(loop.seed, present, ((0, min(source.batch_size, len(source))),)))
+                yield blank()
                 continue
             if present != epoch:
-                self._await_stable()
+                yield from self._await_stable(blank)
                 return
             spans, loop.stock = take(loop.stock, source.batch_size)
             if not spans:
-                self._idle()
+                yield from self._idle(blank)
                 continue
             self._meter.hand_out(size(spans), [SampleRange(present, start, stop) for start, stop in spans])
             yield source.batch(order.at(loop.seed, present, spans))
@@ -101,13 +108,17 @@ class PeerRun(Run):
     def _private(self, source: Source) -> Iterator[Any]:
         loop, epoch = self._loop, self.epoch()
         batches: Iterator[list[int]] | None = None
+
+        def blank() -> Any:
+            return source.batch(range(min(source.batch_size, len(source))))
+
         while not self.leaving:
             present = loop.standing.data.epoch
             if self.role == "learner":
-                yield source.batch(range(min(source.batch_size, len(source))))
+                yield blank()
                 continue
             if present != epoch:
-                self._await_stable()
+                yield from self._await_stable(blank)
                 return
             if batches is None:
                 passes = PrivatePasses(source, loop.seed, present, self.peer)
@@ -131,14 +142,22 @@ class PeerRun(Run):
                 f"and now run.{kind} with {len(source)}"
             )
 
-    def _await_stable(self) -> None:
+    def _await_stable(self, blank: Callable[[], Any]) -> Iterator[Any]:
         """The epoch is over here; what follows may rely on it only once no peer can take it back."""
         while self.role != "learner" and not self.leaving and self._loop.standing.stable < self._loop.epoch_since:
-            self._idle()
+            yield from self._idle(blank)
 
-    def _idle(self) -> None:
-        """Nothing to compute: contribute what micro-batches have gathered, or nothing."""
+    def _idle(self, blank: Callable[[], Any]) -> Iterator[Any]:
+        """Nothing to compute: contribute what micro-batches have gathered, or nothing.
+
+        A script that changes gradients by hand gets a batch that weighs nothing, so that it makes this update too.
+        """
         has_gradient = self._means.gradients.anything()
+        if self._by_hand:
+            self._means.gradients.keep()
+            self._meter.hand_out_blank()
+            yield blank()
+            return
         if has_gradient and self._meter.has_open_samples:
             self._meter.close_micro_batch(None, None)
         self._cross(self._meter.weight if has_gradient else 0.0)
@@ -149,6 +168,7 @@ class PeerRun(Run):
         self._cross(self._meter.weight)
 
     def _synchronise(self) -> None:
+        self._by_hand = True
         self._cross(self._meter.weight, hold=True)
 
     def _finish_synced(self) -> None:

@@ -29,7 +29,7 @@ class Run(ABC):
         self._unsynced = False
         self._synced = False
         """Whether `sync` left reduced gradients that `step` is still to apply."""
-        self._synced_weight = 0.0
+        self._synced_weight: float | None = 0.0
 
     # --- where the run stands ----------------------------------------------------------------------------
 
@@ -123,8 +123,9 @@ class Run(ABC):
             return
         if self._unsynced or self._meter.micro_batches + 1 < self._options.accumulate:
             raise ChaosError("run.sync() came before the last micro-batch; call it once per step, outside of no_sync()")
+        blank = self._meter.is_blank
         self._meter.close_micro_batch(loss, weight)
-        self._synced_weight = self._meter.weight
+        self._synced_weight = None if blank else self._meter.weight
         self._synchronise()
         self._synced = True
 
@@ -159,7 +160,7 @@ class Run(ABC):
             raise ChaosError("ReduceLROnPlateau decides by the loss; call run.step(loss)")
 
     def _check_synced_weight(self, weight: float | None) -> None:
-        if weight is not None and weight != self._synced_weight:
+        if None not in (weight, self._synced_weight) and weight != self._synced_weight:
             raise WeightMismatch(
                 f"run.step got weight {weight:g} after run.sync() had contributed with weight {self._synced_weight:g}; "
                 "give the weight to run.sync()"

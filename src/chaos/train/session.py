@@ -159,7 +159,8 @@ class Session(AbstractContextManager["Session"]):
         """Reduce now: `p.grad` holds the gradient of all peers, unscaled, or None where nobody has one.
 
         The script may change it, the same way on every peer; the next `step()` then updates without
-        reducing again. Arguments as in `step`.
+        reducing again. Arguments as in `step`. The price: others wait while a joiner is given the state, as
+        results alone no longer tell it; and a peer without samples left is given batches that weigh nothing.
         """
         self._entered.sync(loss, weight)
 
