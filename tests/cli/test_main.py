@@ -185,7 +185,6 @@ STATUS: dict[str, Any] = {
     "other_lineages": {},
     "learner_phase": "idle",
     "straggler_limit_s": 30.0,
-    "cut": [],
     "members": [
         {
             "name": "north-1",
@@ -199,7 +198,6 @@ STATUS: dict[str, Any] = {
             "late": {"steps": 0, "of": 40, "last": 0},
             "share": 0.5,
             "suspect": False,
-            "share": 0.5,
         },
         {
             "name": "south-1",
@@ -213,7 +211,6 @@ STATUS: dict[str, Any] = {
             "late": {"steps": 10, "of": 40, "last": 39},
             "share": None,
             "suspect": True,
-            "share": None,
         },
     ],
     "links": {"south-1": {"address": "10.0.0.2:7000", "rtt_ms": 1.25, "bytes_per_s": None}},

@@ -183,7 +183,7 @@ class Views:
             self._node.departure.stop(LOST, f"{why}; {START_AGAIN}")
         else:
             silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
-            self._node.pause.begin(f"{why} or is silent: {', '.join(silent)}")
+            self._node.pause.begin(f"{why} or is silent; waiting for {', '.join(silent)}")
 
     def _choose(self, current: Proposal) -> None:
         reports = current.reports()

@@ -169,6 +169,7 @@ class Faults:
         world = self.world
         world.network.heal()
         world.corrupt_shards = 0
+        world.slow_steps = 0.0
         world.corrupt.clear()
         for ends in sorted({ends for p in self.living() for v in p.node.ctx.views[-1:] for ends in v.cut}):
             self._want_back(ends)
