@@ -139,7 +139,7 @@ def test_a_member_without_worker_waits_for_one_that_is_silent() -> None:
     world, (first, second) = start(2)
     second.freeze()
     world.kill_worker(first, restart=0.5)
-    world.run_until(lambda: first.node.pause.reason, 5)
+    world.run_until(lambda: bool(first.node.pause.reason), 5)
     second.wake()
     world.run_until(lambda: len(world.members()) == 2, 20)
     assert not stops(world)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from chaos.cli.main import app
 from chaos.cli.sim import parse_seeds
-from chaos.core import agreement
+from chaos.core import agreement, pause
 from chaos.core.errors import ChaosError
 from chaos.sim.runs import finish
 from chaos.sim.scenario import VERBS, Fault, Scenario, ScenarioRun, load
@@ -83,6 +83,7 @@ def test_the_command_prints_one_json_object_and_fails_only_with_violations(
     assert set(report) == {"runs", "events", "faults", "views", "violations", "trace_digest"}
     assert (report["runs"], report["violations"], report["faults"]) == (2, [], {"partition": 2})
     monkeypatch.setattr(agreement, "is_quorum", forked)
+    monkeypatch.setattr(pause, "is_quorum", forked)
     broken = CliRunner().invoke(app, command)
     assert broken.exit_code == 1
     found = json.loads(broken.stdout.splitlines()[-1])["violations"]

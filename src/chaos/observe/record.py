@@ -34,7 +34,7 @@ class Head(msgspec.Struct, frozen=True):
 
     version: int
     me: PeerInfo
-    config: dict[str, float | int]
+    config: dict[str, float | int | str | None]
     """All of `NodeConfig` but what follows from the program."""
     detector: dict[str, float]
     founding: Founding | None
