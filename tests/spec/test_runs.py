@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.sim.faults import FaultRun
 from chaos.sim.promises import PromiseBroken
+from chaos.sim.runs import RandomRun
 from tests.spec.contests import Contest
 from tests.spec.mutants import MUTANTS, words_unread
 from tests.spec.recorder import Record, recording
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.skipif(
 SEEDS = 12
 
 
-def run(make: Callable[[int], Contest | FaultRun], seed: int) -> list[Record]:
+def run(make: Callable[[int], Contest | RandomRun], seed: int) -> list[Record]:
     with recording() as records:
         make(seed).run()
     return records
 
 
-@pytest.mark.parametrize("make", [Contest, FaultRun])
-def test_what_nodes_decide_is_a_run_of_the_model(make: Callable[[int], Contest | FaultRun], tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [Contest, RandomRun])
+def test_what_nodes_decide_is_a_run_of_the_model(make: Callable[[int], Contest | RandomRun], tmp_path: Path) -> None:
     total: Counter[str] = Counter()
     for seed in range(SEEDS):
         try:
