@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint spec bench soak clean
+.PHONY: demo test lint spec bench soak mutants clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: its CPU build is enough, and a package that pulled it in
@@ -27,6 +27,15 @@ lint: $(VENV)/.installed
 
 spec:
 	docs/spec/check.sh
+
+# More seeds than `make test` has time for: `make soak SEEDS=0..99999`.
+SEEDS ?= 0..19999
+soak: $(VENV)/.installed
+	$(BIN)/chaos sim --random --seeds $(SEEDS)
+
+# Planted bugs, a line for each: the promise that caught it, or SURVIVED.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m tests.sim.mutants
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

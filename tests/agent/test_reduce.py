@@ -278,6 +278,27 @@ def test_overlapped_segments_are_sent_once():
     asyncio.run(scenario())
 
 
+def test_buckets_wait_for_the_whole_where_late_workers_are_left_out():
+    """One that sent a bucket and is then left out would be in the sum of that bucket, and in no other."""
+
+    async def scenario():
+        net, now = Net(0), replace(view(1, [0, 1, 2]), straggler_limit_s=3.0)
+        peers = start(net, 3, now)
+        for one in peers:
+            one.reducer.open_round(1, 1)
+            one.reducer.bucket_ready(1, 0, 2.0)
+        assert not net.frames
+        await net.deliver()
+        weights = {0: 2.0, 1: 2.0, 2: 0.0}
+        for one in peers:
+            one.reducer.send_contribution(1, 1, weights[one.index], weights[one.index] == 0)
+        announce(peers, now, 1, weights)
+        await net.deliver()
+        check(peers, weights)
+
+    asyncio.run(scenario())
+
+
 def test_the_peer_with_the_bad_gradient_is_named_everywhere():
     async def scenario() -> None:
         net, now = Net(2), view(1, [0, 1, 2])

@@ -48,6 +48,7 @@ def test_run_passes_every_option(monkeypatch: pytest.MonkeyPatch, launched: list
     Path("train.py").touch()
     options = ["--join", "a:1", "--join", "b:2", "--listen", "0.0.0.0:7000", "--advertise", "c:3", "--party", "p"]
     options += ["--name", "n", "--checkpoint", "c", "--checkpoint-every", "5", "--trace", "t", "--max-restarts", "2"]
+    options += ["--straggler", "skip", "--straggler-limit", "7.5"]
     assert call(monkeypatch, "run", *options, "--plain", "train.py") == 5
     assert launched == [
         RunSettings(
@@ -57,6 +58,8 @@ def test_run_passes_every_option(monkeypatch: pytest.MonkeyPatch, launched: list
             advertise=("c:3",),
             party=Path("p"),
             name="n",
+            straggler="skip",
+            straggler_limit=7.5,
             checkpoint=Path("c"),
             checkpoint_every=5,
             trace=Path("t"),
@@ -79,6 +82,23 @@ def test_the_script_s_own_options_are_passed_on(monkeypatch: pytest.MonkeyPatch,
     assert (launched[0].name, launched[0].min_peers) == (None, 3)
 
 
+@pytest.mark.parametrize(
+    ("options", "limit_s"),
+    [
+        ((), None),
+        (("--straggler", "wait"), 0.0),
+        (("--straggler", "skip"), 30.0),
+        (("--straggler", "skip", "--straggler-limit", "7.5"), 7.5),
+    ],
+)
+def test_how_long_late_workers_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, launched: list[RunSettings], options: tuple[str, ...], limit_s: float | None
+) -> None:
+    Path("train.py").touch()
+    call(monkeypatch, "run", *options, "train.py")
+    assert launched[0].straggler_limit_s == limit_s
+
+
 def test_the_environment_is_used_where_no_argument_is(
     monkeypatch: pytest.MonkeyPatch, launched: list[RunSettings]
 ) -> None:
@@ -94,6 +114,17 @@ def test_the_environment_is_used_where_no_argument_is(
     [
         (("run", "none.py"), 1, "chaos: error: there is no script none.py; check its path"),
         (("run", "--min-peers", "0", "here.py"), 1, "chaos: error: --min-peers is 0; give 1 or more"),
+        (
+            ("run", "--straggler-limit", "3", "here.py"),
+            1,
+            "chaos: error: --straggler-limit belongs to --straggler skip",
+        ),
+        (
+            ("run", "--straggler", "skip", "--straggler-limit", "0", "here.py"),
+            1,
+            "chaos: error: --straggler-limit is 0; give seconds, above 0 and up to 86400",
+        ),
+        (("run", "--straggler", "drop", "here.py"), 1, "chaos: error: a setting does not fit"),
         (("demo", "--peers", "1"), 1, "chaos: error: --peers is 1; give 2 to 16"),
         (("demo", "--steps", "0"), 1, "chaos: error: --steps is 0; give 1 or more"),
         (("party", "show", "--dir", "none"), 1, "chaos: error: there is no party in none"),
@@ -149,8 +180,11 @@ STATUS: dict[str, Any] = {
     "step": 41,
     "stable": 40,
     "epoch": 2,
-    "paused": False,
+    "paused": None,
+    "cut": [],
+    "other_lineages": {},
     "learner_phase": "idle",
+    "straggler_limit_s": 30.0,
     "members": [
         {
             "name": "north-1",
@@ -161,6 +195,8 @@ STATUS: dict[str, Any] = {
             "step": 41,
             "links": ["south-1"],
             "linked": True,
+            "late": {"steps": 0, "of": 40, "last": 0},
+            "share": 0.5,
             "suspect": False,
         },
         {
@@ -172,6 +208,8 @@ STATUS: dict[str, Any] = {
             "step": None,
             "links": [],
             "linked": True,
+            "late": {"steps": 10, "of": 40, "last": 39},
+            "share": None,
             "suspect": True,
         },
     ],
@@ -207,9 +245,11 @@ def test_status_for_people(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["view", "7"] in lines
     assert ["step", "41,", "stable", "up", "to", "40,", "epoch", "2"] in lines
-    assert ["north-1", "member", "ffffffff", "41", "10.0.0.1:7000", "south-1"] in lines
+    assert ["north-1", "member", "ffffffff", "41", "50%", "10.0.0.1:7000", "south-1"] in lines
     assert ["192.168.0.1:7000"] in lines
-    assert ["south-1", "learner,", "suspected", "eeeeeeee", "10.0.0.2:7000"] in lines
+    left_out = ["10", "of", "40", "steps", "(25%),", "last", "39"]
+    assert ["south-1", "learner,", "suspected", "eeeeeeee", *left_out, "10.0.0.2:7000"] in lines
+    assert ["late", "workers", "left", "out", "of", "a", "step,", "after", "30", "s", "at", "the", "latest"] in lines
     assert ["south-1", "10.0.0.2:7000", "1.2", "ms", "not", "measured"] in lines
 
 

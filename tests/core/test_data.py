@@ -7,6 +7,7 @@ from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from chaos.core.data import advance, declare, held, normalise, size, subtract, take
 from chaos.core.types import DataState, Lease, SampleRange
@@ -112,3 +113,24 @@ def test_the_first_declaration_counts() -> None:
     first = declare(DataState(), "shard", 5)
     assert declare(first, "private", 0) == first
     assert first.free == ((0, 5),)
+
+
+def test_what_a_late_worker_held_goes_back_to_the_pool() -> None:
+    """Others may take it at once; the late one is granted nothing, and holds samples again after its next part."""
+    a, b = peer_id(0), peer_id(1)
+    data = advance(declare(DataState(), "shard", 20), {a: part(DataState(), a, 0, 6), b: part(DataState(), b, 0, 6)})
+    assert (held(data, a), held(data, b)) == (((0, 6),), ((6, 12),))
+    late = replace(part(data, b, 0, 6), late=True)
+    data = advance(data, {a: part(data, a, 6, 6), b: late})
+    assert (held(data, a), held(data, b)) == (((6, 12),), ()) and data.free == ((12, 20),)
+    data = advance(data, {a: part(data, a, 6, 6), b: part(data, b, 0, 6)})
+    assert (held(data, a), held(data, b)) == (((12, 18),), ((18, 20),))
+
+
+def test_an_epoch_ends_without_a_late_worker() -> None:
+    a, b = peer_id(0), peer_id(1)
+    data = advance(declare(DataState(), "shard", 8), {a: part(DataState(), a, 0, 4), b: part(DataState(), b, 0, 4)})
+    late = replace(part(data, b, 0, 4), late=True)
+    for _ in range(3):
+        data = advance(data, {a: part(data, a, 4, 4), b: late})
+    assert data.epoch == 1

@@ -99,6 +99,11 @@ class Peer:
 
     # --- what becomes of it ------------------------------------------------------------------------------
 
+    def freeze(self, frozen: bool = True) -> None:
+        """SIGSTOP of agent and worker, or SIGCONT."""
+        for process in self.processes("both"):
+            process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
     def processes(self, what: str) -> list[psutil.Process]:
         """Those named by `what` ('worker', 'agent', 'both', 'group') that run now; of a group the agent first."""
         agents, workers = [], []
@@ -167,8 +172,16 @@ class Cluster:
         party: str = "home",
         script: Path = SCRIPT,
         as_name: str | None = None,
+        host: str = "",
     ) -> Peer:
-        """Start `chaos run`. `as_name`: the peer's name, where it is not to be `name`."""
+        """Start `chaos run`.
+
+        Args:
+            as_name: the peer's name, where it is not to be `name`.
+            host: peers of one host can prove one another dead; those of another one can't.
+        """
+        runtime = self.runtime / host
+        runtime.mkdir(mode=0o700, exist_ok=True)
         options = (*options, *(part for address in join for part in ("--join", address)))
         if "--listen" not in options:
             options = (*options, "--listen", "127.0.0.1:0")
@@ -184,7 +197,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
-                env=inherited | {MARK: str(self.runtime), "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+                env=inherited | {MARK: str(runtime), "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
                 start_new_session=True,
             )
         self.peers[name] = peer
@@ -267,7 +280,8 @@ class Cluster:
         """Everything alive that belongs to this cluster."""
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == str(self.runtime) and process.status() != psutil.STATUS_ZOMBIE:
+                home = Path(process.environ().get(MARK, "/"))
+                if self.runtime in (home, *home.parents) and process.status() != psutil.STATUS_ZOMBIE:
                     yield process
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue  # it ended just now, or belongs to somebody else

@@ -32,6 +32,10 @@ class Job:
     batch: int = 8
     sleep_s: float = 0.005
     """Per step, so that a run has time for events."""
+    dozer: str = ""
+    """The peer whose script sleeps `doze_s` seconds more in every `doze_every`-th step. Empty: none."""
+    doze_every: int = 20
+    doze_s: float = 0.0
     dtype: str = "float64"
     optimizer: str = "sgd"
     width: int = 16
@@ -139,6 +143,8 @@ def main(job: Job) -> None:
                     loss = loss * torch.nan
                 (scaler.scale(loss) if scaler else loss).backward()
                 time.sleep(job.sleep_s)
+                if run.name == job.dozer and run.role == "member" and run.steps % job.doze_every == 0:
+                    time.sleep(job.doze_s)
                 if job.clip:
                     run.sync(loss)
                     nn.utils.clip_grad_norm_(model.parameters(), job.clip)

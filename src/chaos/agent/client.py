@@ -1,4 +1,4 @@
-"""Talking to agents from outside a run: status, leave, passing on a dead peer's last words."""
+"""Talking to agents from outside a run: status, leave, force-view, passing on a dead peer's last words."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from chaos.agent.identity import Identity
 from chaos.agent.party import Party, default_directory
 from chaos.agent.requests import (
     AnyRequest,
+    ForceViewRequest,
     LeaveRequest,
+    LinkRequest,
     SealRequest,
     StatusRequest,
     decode_answer,
@@ -64,6 +67,39 @@ def request_status(address: str, party: Path | None = None, plain: bool = False)
 def request_leave(address: str, party: Path | None = None, plain: bool = False) -> str:
     """Ask the peer at `address` to leave its run; returns its name."""
     return str(ask(address, LeaveRequest("chaos leave"), _client_security(party, plain))["leaving"])
+
+
+def preview_force(address: str, party: Path | None = None, plain: bool = False) -> dict[str, Any]:
+    """What a view forced by the peer at `address` would be: see `Force.preview`. ChaosError if it refuses."""
+    return ask(address, ForceViewRequest(None), _client_security(party, plain))
+
+
+def request_force(address: str, view: int, party: Path | None = None, plain: bool = False) -> str:
+    """Have the peer at `address` force a view in place of `view`; returns the new lineage."""
+    return str(ask(address, ForceViewRequest(view), _client_security(party, plain))["lineage"])
+
+
+def request_link(
+    address: str, peer: str, connect: bool, party: Path | None = None, plain: bool = False, timeout_s: float = 10.0
+) -> dict[str, Any]:
+    """Have the peer at `address` cut its link to `peer` (a name or id), or make it again; wait for the agreement.
+
+    Returns:
+        'peer' and 'other': names of the two ends; 'view': the one that has it so.
+
+    Raises:
+        ChaosError: there is no such peer, it is so already, nobody answers, or no agreement came about in time.
+    """
+    security = _client_security(party, plain)
+    asked = ask(address, LinkRequest(peer, connect), security)
+    ends = {asked["peer"], asked["other"]}
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        status = ask(address, StatusRequest(), security)
+        if (ends in map(set, status["cut"])) != connect:
+            return asked | {"view": status["view"]}
+        time.sleep(0.05)
+    raise ChaosError(f"no agreement on that link within {timeout_s:g} s; look at 'chaos status {address}'")
 
 
 def deliver_words(sealed: Sealed, addresses: Iterable[str], security: Security) -> bool:

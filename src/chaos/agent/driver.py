@@ -7,6 +7,7 @@ decides nothing about the protocol.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import sys
 import time
 from collections import deque
@@ -22,7 +23,9 @@ from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.identity import Identity
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
+    ForceViewRequest,
     LeaveRequest,
+    LinkRequest,
     SealRequest,
     StatusRequest,
     decode_request,
@@ -40,7 +43,7 @@ from chaos.core.context import NodeConfig
 from chaos.core.errors import ChaosError, RemoteProtocolError
 from chaos.core.messages import Goodbye, LastWords, Seal, Sealed
 from chaos.core.node import Founding, Node
-from chaos.core.routes import next_hops
+from chaos.core.routes import ways
 from chaos.core.types import PeerInfo
 from chaos.core.worker_messages import (
     BucketReady,
@@ -51,6 +54,7 @@ from chaos.core.worker_messages import (
     SnapshotTaken,
     Welcome,
 )
+from chaos.observe.record import Recorder
 from chaos.observe.trace import TraceWriter
 
 SEAL_TRIES = (0.0, *(0.002,) * 50, *(0.05,) * 40)
@@ -88,9 +92,10 @@ class AgentSetup:
 class Agent:
     """One peer's agent. `await start()`, then `await run()`."""
 
-    def __init__(self, setup: AgentSetup, trace: TraceWriter) -> None:
+    def __init__(self, setup: AgentSetup, trace: TraceWriter, recorder: Recorder | None = None) -> None:
         self._setup = setup
         self._trace = trace
+        self._recorder = recorder
         self._me = setup.me
         self.node = Node(setup.me, setup.node, setup.founding)
         run = setup.founding.run if setup.founding else ""
@@ -108,6 +113,10 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: asyncio.Future[act.Stop] = asyncio.get_running_loop().create_future()
         self._passed_on = False
+        self._topology = 0
+        """What `_ways` was made of; see `Liveness.topology`."""
+        self._ways: dict[str, tuple[str, ...]] = {}
+        """How each peer is reached: over whom, itself last."""
         self._contact: asyncio.Task[None] | None = None
 
     # --- life ----------------------------------------------------------------------------------------------
@@ -139,9 +148,13 @@ class Agent:
         await self.transport.close()
         self.worker_link.close()
         if self._words is not None:
-            said_goodbye = self._stopped.done() and not self._stopped.cancelled() and not self._stopped.exception()
-            self._words.close(remove=said_goodbye)  # of an agent that broke, they are the only proof
+            ended = self._stopped.done() and not self._stopped.cancelled() and not self._stopped.exception()
+            proper = ended and self._stopped.result().code == 0
+            # of an agent that broke, or had nobody to say goodbye to, its words are the only proof
+            self._words.close(remove=proper)
         self._trace.close()
+        if self._recorder is not None:
+            self._recorder.close()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -190,7 +203,13 @@ class Agent:
 
     def _route(self) -> None:
         ctx = self.node.ctx
-        self.transport.set_routes(next_hops(self._me.id, ctx.linked, self.node.liveness.neighbours))
+        self._topology = self.node.liveness.topology
+        before, self._ways = self._ways, ways(self._me.id, ctx.linked, self.node.liveness.neighbours)
+        self.transport.set_routes({peer: way[0] for peer, way in self._ways.items() if len(way) > 1})
+        for peer in [peer for peer, way in self._ways.items() if way != before.get(peer)]:
+            self._reducer.path_changed(peer)
+            if len(self._ways[peer]) > 1:
+                self.post(ev.PathChanged(peer))
 
     def _seek_contact(self) -> None:
         """A joiner without any link looks for a member at the addresses it was given."""
@@ -230,26 +249,34 @@ class Agent:
         try:
             while self._events:
                 self._handle(self._events.popleft())
+                if self.node.liveness.topology != self._topology:
+                    self._route()
         finally:
             self._busy = False
 
     def _handle(self, event: ev.AnyEvent) -> None:
+        now = time.monotonic()
         try:
-            actions = self.node.handle(event, time.monotonic())
+            actions = self.node.handle(event, now)
         except RemoteProtocolError as error:
+            self._record(now, event, None)
             source = event.src if isinstance(event, ev.Received) else ""
             self._write_trace("protocol_error", {"peer": source, "reason": str(error)})
             if source:
                 self.transport.disconnect(source, str(error))
             return
+        self._record(now, event, actions)
         for action in actions:
             self._do(action)
+
+    def _record(self, now: float, event: ev.AnyEvent, actions: list[act.AnyAction] | None) -> None:
+        if self._recorder is not None:
+            self._recorder.write(self._me, now, event, actions)
 
     def on_link_up(self, info: PeerInfo, run: str) -> None:
         if run and not self.transport.run_id:
             self.transport.set_run_id(run)
         self.post(ev.LinkUp(info, run or self.transport.run_id))
-        self._reducer.link_up(info.id)
         self._route()
         if self._setup.sealed and not self._passed_on:
             self._passed_on = True
@@ -288,14 +315,44 @@ class Agent:
         match decode_request(payload):
             case StatusRequest():
                 return encode_answer(self._status())
+            case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
+                party != self._me.party and not self._setup.security.plain
+            ):
+                return encode_answer({"error": f"only the peer's own party ({self._me.party[:16]}) may do that"})
             case LeaveRequest(reason):
-                if party != self._me.party and not self._setup.security.plain:
-                    return encode_answer({"error": f"only the peer's own party ({self._me.party[:16]}) may do that"})
                 self.post(ev.LeaveRequested(reason))
                 return encode_answer({"leaving": self._me.name})
+            case ForceViewRequest(view):
+                return encode_answer(await self._force(view))
+            case LinkRequest(peer, connect):
+                return encode_answer(self._want_link(peer, connect))
             case SealRequest(sealed):
                 self.post(ev.WordsFound(sealed))
                 return encode_answer({"sealed": True})
+
+    async def _force(self, view: int | None) -> dict[str, Any]:
+        """Show, or make, the view that an operator forces."""
+        if view is None:
+            shown = self.node.force.preview()
+            return {"error": shown["refusal"]} if shown["refusal"] else shown
+        lineage = secrets.token_hex(8)
+        self.post(ev.ForceRequested(lineage, view))
+        while (outcome := self.node.force.outcomes.get(lineage)) is None and not self._stopped.done():
+            await asyncio.sleep(self._setup.node.tick_s)  # `FORCE_S` at most
+        return {"error": outcome or "the peer stopped"} if outcome != "" else {"lineage": lineage}
+
+    def _want_link(self, peer: str, connect: bool) -> dict[str, Any]:
+        ctx = self.node.ctx
+        others = [info for info in (ctx.view.everybody() if ctx.views else ()) if info.id != ctx.id]
+        found = next((info for info in others if peer in (info.name, info.id)), None)
+        if found is None:
+            return {
+                "error": f"'{peer}' is no other peer of the run; it has {', '.join(p.name for p in others) or 'none'}"
+            }
+        if connect != ctx.view.is_cut(ctx.id, found.id):
+            return {"error": f"the link to {found.name} is {'not cut' if connect else 'cut already'}"}
+        self.post(ev.LinkWanted(found.id, connect))
+        return {"peer": ctx.me.name, "other": found.name, "view": ctx.view.id}
 
     def _status(self) -> dict[str, Any]:
         status = self.node.status()
@@ -321,6 +378,7 @@ class Agent:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
                     ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
                     self._memory = contribution, ring
+                    self.node.ctx.result_slots = ring.slots
                 self._reducer.configure(layout, *self._memory)
             case SnapshotPrepared(nbytes):
                 self._snapshots.prepared(fds[0], nbytes)
@@ -361,8 +419,10 @@ class Agent:
                 self._start_sealing(info)
             case act.StopSeal(peer):
                 self._stop_sealing(peer)
-            case act.SendGoodbye(peers, reason):
-                self._say_goodbye(peers, reason)
+            case act.SendGoodbye():
+                self._say_goodbye(action)
+            case act.Tell(text):
+                print(f"chaos: {text}", file=sys.stderr, flush=True)
             case act.Stop():
                 if not self._stopped.done():
                     asyncio.get_running_loop().call_soon(self._stop, action)
@@ -418,13 +478,14 @@ class Agent:
         body = encode_words(words)
         self._words.write(body, self._setup.identity.sign(body))
 
-    def _say_goodbye(self, peers: tuple[str, ...], reason: str) -> None:
+    def _say_goodbye(self, goodbye: act.SendGoodbye) -> None:
         words = self.node.views.words()
         if words is None:
             return
         body = encode_words(words)
-        message = encode(Goodbye(Sealed(body, self._setup.identity.sign(body)), reason))
-        for peer in peers:
+        sealed = Sealed(body, self._setup.identity.sign(body))
+        message = encode(Goodbye(sealed, goodbye.reason, goodbye.complete))
+        for peer in goodbye.peers:
             self.transport.send_control(peer, message)
 
     def _start_sealing(self, info: PeerInfo) -> None:

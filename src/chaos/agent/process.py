@@ -36,6 +36,7 @@ from chaos.core.events import LeaveRequested
 from chaos.core.messages import Sealed
 from chaos.core.node import Founding
 from chaos.core.types import PeerInfo
+from chaos.observe.record import Recorder
 from chaos.observe.trace import TraceWriter
 
 STALE_WORDS_S = 7 * 86400.0
@@ -149,6 +150,7 @@ def set_up(order: AgentOrder, runtime: Path) -> tuple[AgentSetup, words.PeerLock
     node = NodeConfig(
         verify=verify,
         min_peers=settings.min_peers,
+        straggler_limit_s=settings.straggler_limit_s,
         checkpoint_every=settings.checkpoint_every if settings.checkpoint else 0,
     )
     setup = AgentSetup(
@@ -181,7 +183,9 @@ async def run(order: AgentOrder) -> int:
         trace.write("warning", {"reason": warning})
     if setup.founding is not None and setup.founding.manifest is not None:
         print(f"chaos: resuming from the checkpoint of step {setup.founding.step}", file=sys.stderr, flush=True)
-    agent = Agent(setup, trace)
+    path = order.settings.record
+    recorder = Recorder(path, setup.node, setup.founding) if path is not None else None
+    agent = Agent(setup, trace, recorder)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.post, LeaveRequested(number.name))
@@ -196,6 +200,9 @@ async def run(order: AgentOrder) -> int:
     finally:
         announced.unlink(missing_ok=True)
         lock.release()
+    left_out = agent.node.stragglers.summary()
+    if left_out:
+        print(f"chaos: left out as late: {left_out}", file=sys.stderr, flush=True)
     kind = "error: " if stop.code else ""
     print(f"chaos: {kind}{setup.me.name}: {stop.reason}", file=sys.stderr, flush=True)
     return stop.code

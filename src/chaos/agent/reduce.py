@@ -24,6 +24,8 @@ from chaos.core.types import Layout, View
 
 ADDS_PER_TURN = 8
 """Own chunks summed between two turns of the event loop: half a millisecond, so that control is not kept waiting."""
+CUTS = 8
+"""Ways of cutting that are remembered; each has an entry of 100 bytes per chunk of half a megabyte."""
 LEARNER_QUEUE_BYTES = 2**30
 """Unsent results for one learner beyond which it gets no more; it then takes a newer snapshot."""
 
@@ -76,7 +78,7 @@ class Reducer:
         self._layout: Layout | None = None
         self._contribution: memoryview | None = None
         self._ring: ResultRing | None = None
-        self._cuts: dict[int, tuple[Piece, ...]] = {}
+        self._cuts: dict[tuple[int, ...], tuple[Piece, ...]] = {}
         self._views: tuple[View, ...] = ()
         self._finished = 0
         self._rounds: dict[int, Round] = {}
@@ -131,7 +133,12 @@ class Reducer:
         self._send_own(step)
 
     def bucket_ready(self, step: int, segment: int, weight: float) -> None:
-        """A segment of the contribution is complete while backward goes on."""
+        """A segment of the contribution is complete while backward goes on.
+
+        It waits for the rest where late workers are left out: bytes can't be taken back out of a sum.
+        """
+        if self._views and self._views[-1].straggler_limit_s:
+            return
         own = self._own_for(step)
         own.weight = weight
         own.segments.add(segment)
@@ -198,16 +205,15 @@ class Reducer:
         done = self._results.get(step)
         if done is None:
             return
-        members = len(done.view.members)
         for piece in done.pieces:
             payload = done.result[piece.offset : piece.offset + piece.nbytes]
-            header = BulkHeader(Kind.RESULT, view_id, step, piece.index, members, 0.0, 0)
+            header = BulkHeader(Kind.RESULT, view_id, step, piece.index, done.turn, 0.0, 0)
             self._outlet.send_bulk(dst, header, payload, urgent=True)
 
-    def link_up(self, peer: str) -> None:
-        """A new link to `peer` stands: what an older one may have lost is sent again."""
+    def path_changed(self, peer: str) -> None:
+        """What is for `peer` takes a new way: what may have been lost on the old one is sent again."""
         for kept in [*self._rounds.values(), *self._results.values()]:
-            rank = self._rank(kept.view)
+            rank = None if kept.fetched else self._rank(kept.view)
             for piece in kept.pieces if rank is not None else ():
                 if piece.root == rank and piece.index in kept.final:
                     self._send_final(kept, piece, peer)
@@ -221,11 +227,12 @@ class Reducer:
 
     # --- rounds --------------------------------------------------------------------------------------------
 
-    def _pieces(self, members: int) -> tuple[Piece, ...]:
+    def _pieces(self, shares: tuple[int, ...]) -> tuple[Piece, ...]:
         assert self._layout is not None
-        if members not in self._cuts:
-            self._cuts[members] = cut(self._layout, members)
-        return self._cuts[members]
+        if shares not in self._cuts:
+            self._cuts = dict(list(self._cuts.items())[-CUTS:])
+            self._cuts[shares] = cut(self._layout, shares)
+        return self._cuts[shares]
 
     def _round(self, step: int, view_id: int) -> Round | None:
         """The attempt at `step` under this view, if that is the one that counts."""
@@ -233,9 +240,9 @@ class Reducer:
         if view is None or view.id != view_id or step <= self._finished or step in self._fetching:
             return None
         current = self._rounds.get(step)
-        return current if current is not None else self._begin(step, view, len(view.members))
+        return current if current is not None else self._begin(step, view, view.root_shares())
 
-    def _begin(self, step: int, view: View, members: int) -> Round | None:
+    def _begin(self, step: int, view: View, shares: tuple[int, ...], fetched: bool = False) -> Round | None:
         if self._ring is None:
             return None
         slot = self._ring.allocate()
@@ -243,7 +250,7 @@ class Reducer:
             return None
         assert self._layout is not None
         result = self._ring.slot_view(slot)[: self._layout.nbytes]
-        current = self._rounds[step] = Round(view, step, self._pieces(members), slot, result)
+        current = self._rounds[step] = Round(view, step, self._pieces(shares), sum(shares), slot, result, fetched)
         return current
 
     def _rank(self, view: View) -> int | None:
@@ -378,7 +385,7 @@ class Reducer:
         view = self._view_for(header.step)
         if self._fetching.get(header.step) != header.view or view is None or not 1 <= header.aux <= 1024:
             return Verdict.DISCARD
-        current = self._rounds.get(header.step) or self._begin(header.step, view, header.aux)
+        current = self._rounds.get(header.step) or self._begin(header.step, view, (header.aux,), fetched=True)
         if current is None:
             return Verdict.PAUSE
         piece = self._piece(current, header)

@@ -1,4 +1,4 @@
-"""What a client that is no peer may ask an agent: its status, to leave, to take a dead peer's last words."""
+"""What a client that is no peer may ask an agent: status, to leave, cut a link, force a view, take last words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Sealed
-from chaos.core.types import Record, Text
+from chaos.core.types import Count, Record, Text
 
 
 class ClientRequest(Record, tag=True, frozen=True):
@@ -20,9 +20,22 @@ class StatusRequest(ClientRequest, frozen=True):
 
 
 class LeaveRequest(ClientRequest, frozen=True):
-    """Answered only for a client of the agent's own party."""
+    """Own party only."""
 
     reason: Text
+
+
+class ForceViewRequest(ClientRequest, frozen=True):
+    """Answered only for a client of the agent's own party. `view`: the id that the operator saw; None: only look."""
+
+    view: Count | None
+
+
+class LinkRequest(ClientRequest, frozen=True):
+    """`chaos link`: cut this peer's link to the one of this name or id, or make it again. Own party only."""
+
+    peer: Text
+    connect: bool
 
 
 class SealRequest(ClientRequest, frozen=True):
@@ -31,7 +44,7 @@ class SealRequest(ClientRequest, frozen=True):
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LeaveRequest | SealRequest
+AnyRequest = StatusRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

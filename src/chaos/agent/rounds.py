@@ -54,8 +54,8 @@ class Piece:
         return self.nbytes // ITEM_BYTES[self.dtype] * ITEM_BYTES[self.wire_dtype]
 
 
-def cut(layout: Layout, members: int) -> tuple[Piece, ...]:
-    """The layout's chunks among so many members."""
+def cut(layout: Layout, shares: tuple[int, ...]) -> tuple[Piece, ...]:
+    """The layout's chunks, and who sums them: each member in proportion to its share."""
 
     def wire(segment: Segment) -> str:
         return "bfloat16" if layout.wire_bf16 and segment.dtype == "float32" else segment.dtype
@@ -69,9 +69,9 @@ def cut(layout: Layout, members: int) -> tuple[Piece, ...]:
             (segment := layout.segments[chunk.segment]).dtype,
             wire(segment),
             segment.op,
-            sync.root(chunk.index, members),
+            sync.root(chunk.index, shares),
         )
-        for chunk in sync.chunks(layout, members, CHUNK_BYTES)
+        for chunk in sync.chunks(layout, shares, CHUNK_BYTES)
     )
 
 
@@ -82,6 +82,8 @@ class Round:
     view: View
     step: int
     pieces: tuple[Piece, ...]
+    turn: int
+    """Sum of the shares by which it was cut: all that the sizes of the chunks depend on, besides the layout."""
     slot: int
     result: memoryview
     fetched: bool = False

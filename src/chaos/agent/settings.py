@@ -6,13 +6,16 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from chaos.core.errors import ChaosError
 
 CONFIG_FILE = Path("chaos.toml")
+LIMIT_S = 30.0
+"""Seconds that a late worker may hold the others up where it is to be left out. A guess, as that for a learner."""
+MAX_LIMIT_S = 86400.0
 LISTS = ("join", "listen", "advertise")
 
 
@@ -33,10 +36,16 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     """None: the host's name, with a number behind it where that is taken on this host."""
     min_peers: int = 1
+    straggler: Literal["wait", "skip"] | None = None
+    """What the founder sets for the run. None: the run's; 'wait' for a founder."""
+    straggler_limit: float | None = None
+    """Seconds. Only with straggler 'skip'."""
     checkpoint: Path | None = None
     checkpoint_every: int = 100
     """Steps. Only with `checkpoint`."""
     trace: Path | None = None
+    record: Path | None = None
+    """All events of this agent, to be run again by `chaos sim --replay`. For whoever looks for a fault."""
     max_restarts: int = 3
     """Per launcher, of worker and agent together. A guess: more than that is no accident."""
     plain: bool = False
@@ -48,12 +57,23 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ChaosError(f"--min-peers is {self.min_peers}; give 1 or more")
         if self.min_peers > 1 and self.join:
             raise ChaosError("--min-peers belongs to the peer that founds the run; leave it out with --join")
+        if self.straggler_limit is not None and self.straggler != "skip":
+            raise ChaosError("--straggler-limit belongs to --straggler skip")
+        if self.straggler_limit is not None and not 0 < self.straggler_limit <= MAX_LIMIT_S:
+            raise ChaosError(f"--straggler-limit is {self.straggler_limit:g}; give seconds, above 0 and up to 86400")
         if self.checkpoint_every < 1:
             raise ChaosError(f"--checkpoint-every is {self.checkpoint_every}; give 1 or more steps")
         if self.max_restarts < 0:
             raise ChaosError(f"--max-restarts is {self.max_restarts}; give 0 or more")
         if self.script is not None and not self.script.is_file():
             raise ChaosError(f"there is no script {self.script}; check its path")
+
+    @property
+    def straggler_limit_s(self) -> float | None:
+        """As `NodeConfig` has it."""
+        if self.straggler is None:
+            return None
+        return (self.straggler_limit or LIMIT_S) if self.straggler == "skip" else 0.0
 
     @classmethod
     def resolve(cls, environment: Mapping[str, str] | None = None, **given: Any) -> RunSettings:
@@ -69,7 +89,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         for key in LISTS:
             if isinstance(merged.get(key), list):
                 merged[key] = tuple(merged[key])
-        for key in ("party", "checkpoint", "trace", "script"):
+        for key in ("party", "checkpoint", "trace", "record", "script"):
             if isinstance(merged.get(key), str):
                 merged[key] = Path(merged[key])
         try:

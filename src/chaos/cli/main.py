@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from chaos.cli import party as party_verbs
+from chaos.cli import plan as plan_verbs
 from chaos.core.errors import ChaosError
 
 EXIT_CODES = (
@@ -28,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(party_verbs.app, name="party")
+app.add_typer(plan_verbs.app, name="plan")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 PartyDirectory = Annotated[
@@ -75,11 +78,21 @@ def run(
     party: PartyDirectory = None,
     name: Annotated[str | None, typer.Option(help="This peer's name. Default: this host's.")] = None,
     min_peers: Annotated[int | None, typer.Option(help="Founder: so many members before the first step.")] = None,
+    straggler: Annotated[
+        str | None,
+        typer.Option(metavar="wait|skip", help="Founder: wait for late workers (default), or leave them out."),
+    ] = None,
+    straggler_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="With skip: wait no longer than that. Default: 30.")
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there; resume from the newest one.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a trace as JSON lines.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Record all events of this agent, for `chaos sim --replay`.")
+    ] = None,
     max_restarts: Annotated[int | None, typer.Option(metavar="N", help="Restarts of a worker that dies.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No TLS. For comparisons on one machine only.")] = False,
 ) -> None:
@@ -99,9 +112,12 @@ def run(
         party=party,
         name=name,
         min_peers=min_peers,
+        straggler=straggler,
+        straggler_limit=straggler_limit,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
         trace=trace,
+        record=record,
         max_restarts=max_restarts,
         plain=plain or None,
     )
@@ -134,6 +150,82 @@ def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = 
         print(json.dumps({"leaving": name}))
     else:
         print(f"{name} leaves after its present step")
+
+
+class Way(StrEnum):
+    """What to do with a link."""
+
+    connect = "connect"
+    disconnect = "disconnect"
+
+
+@app.command(epilog=EXIT_CODES)
+def link(
+    what: Annotated[Way, typer.Argument(help="Cut the link, or make it again.")],
+    peer: Annotated[str, typer.Argument(help="Name or id of the other end.")],
+    address: Address = None,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut the link between one of your own peers and another one, or make it again.
+
+    The run agrees on it between two steps; what the two send each other then takes the way over others.
+    """
+    from chaos.agent.client import request_link
+    from chaos.cli.status import ask_address
+
+    answer = request_link(ask_address(address, alone=True), peer, what is Way.connect, party, plain)
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        done = "make a link again" if what is Way.connect else "have no link any more"
+        print(f"{answer['peer']} and {answer['other']} {done}, by view {answer['view']}")
+
+
+@app.command(epilog=EXIT_CODES)
+def sim(
+    scenario: Annotated[Path | None, typer.Option(metavar="FILE", help="What is to happen, as a TOML file.")] = None,
+    random: Annotated[bool, typer.Option("--random", help="Random faults, drawn from each seed.")] = False,
+    peers: Annotated[int | None, typer.Option(help="Peers at the beginning of random runs. Default: 2 to 5.")] = None,
+    seeds: Annotated[str, typer.Option(metavar="A..B", help="One run for each.")] = "0..99",
+    recording: Annotated[
+        Path | None, typer.Option("--replay", metavar="FILE", help="Run an agent again that wrote this (--record).")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps that have to become stable in each run, at least.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run the agents' protocol in virtual time, with faults, and check its promises at every event."""
+    from chaos.cli.sim import run_again, simulate
+
+    if sum((random, scenario is not None, recording is not None)) != 1:
+        raise ChaosError("give one of --random, --scenario FILE and --replay FILE")
+    if recording is not None:
+        raise typer.Exit(run_again(recording, as_json))
+    raise typer.Exit(simulate(scenario, peers, seeds, steps, as_json))
+
+
+@app.command("force-view", epilog=EXIT_CODES)
+def force_view(
+    address: Address = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Have a paused run go on without those that are gone for good. Ask one of your own peers that is paused."""
+    from chaos.agent.client import preview_force, request_force
+    from chaos.cli.force import confirm
+    from chaos.cli.status import ask_address
+
+    where = ask_address(address, alone=True)
+    shown = preview_force(where, party, plain)
+    confirm(shown, where, yes, Console(stderr=as_json))
+    lineage = request_force(where, int(shown["view"]), party, plain)
+    if as_json:
+        print(json.dumps(shown | {"old_lineage": shown["lineage"], "lineage": lineage}))
+    else:
+        print(f"the run goes on as lineage {lineage}, with {', '.join(shown['members'])}")
 
 
 def main() -> None:

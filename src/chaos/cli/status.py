@@ -50,9 +50,17 @@ def picture(status: Mapping[str, Any]) -> Group:
     facts.add_row("view", f"{status['view']}")
     facts.add_row("step", f"{status['step']}, stable up to {status['stable']}, epoch {status['epoch']}")
     if status["paused"]:
-        facts.add_row("paused", Text("no quorum: too many members are silent", style="red"))
+        paused = status["paused"]
+        facts.add_row("paused", Text(f"for {paused['seconds']:.0f} s: {paused['reason']}", style="red"))
+    if status["straggler_limit_s"]:
+        facts.add_row("late workers", f"left out of a step, after {status['straggler_limit_s']:g} s at the latest")
+    if status["other_lineages"]:
+        others = ", ".join(f"{name} follows {lineage}" for name, lineage in status["other_lineages"].items())
+        facts.add_row("another run", Text(f"{others}; here {status['lineage']}", style="red"))
+    if status["cut"]:
+        facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("name", "role", "party", "step", "address", "linked to"):
+    for title in ("name", "role", "party", "step", "sums", "left out", "address", "linked to"):
         members.add_column(title, overflow="fold")
     for member in status["members"]:
         members.add_row(*_cells(member))
@@ -77,9 +85,18 @@ def _cells(member: Mapping[str, Any]) -> list[str]:
         role,
         member["party"][:8],
         step,
+        "" if member["share"] is None else f"{member['share']:.0%}",
+        _left_out(member["late"]),
         "\n".join(member["addresses"]),
         ", ".join(member["links"]),
     ]
+
+
+def _left_out(late: Mapping[str, int] | None) -> str:
+    if not late or not late["steps"]:
+        return ""
+    share = late["steps"] / late["of"]
+    return f"{late['steps']} of {late['of']} steps ({share:.0%}), last {late['last']}"
 
 
 def _round_trip(milliseconds: float | None) -> str:

@@ -15,11 +15,14 @@ from chaos.core.messages import (
     DonorReady,
     FetchResult,
     FinishedStep,
+    ForceAnswer,
+    ForceProposal,
     Goodbye,
     Heartbeat,
     JoinRefused,
     JoinRequest,
     Leaving,
+    LinkWish,
     Nack,
     Pause,
     PeerMessage,
@@ -58,7 +61,9 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return ballot.proposer == src and (ctx.is_member(src) or (newer and ctx.takes_part(src)))
         case Accept(_, ballot):
             return ballot.proposer == src and ctx.is_member(src)
-        case Promise() | Vote() | Nack() | Admit() | Leaving():
+        case ForceProposal(base):
+            return ctx.is_member(src) and base.member(src) is not None
+        case ForceAnswer() | Promise() | Vote() | Nack() | Admit() | Leaving():
             return ctx.is_member(src)
         case Ready(peer):
             return peer == src and ctx.takes_part(src)
@@ -68,7 +73,7 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return _may_catch_up(ctx, src)
         case (
             Ack() | FetchResult() | FinishedStep() | ResultMissing() | Probe() | ProbeReply() | WorkerDown()
-            | DonorReady() | SnapshotMissing() | SnapshotOffer()
+            | LinkWish() | DonorReady() | SnapshotMissing() | SnapshotOffer()
         ):  # fmt: skip
             return ctx.takes_part(src)
     return False

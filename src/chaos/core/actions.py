@@ -160,6 +160,12 @@ class Trace(Action, frozen=True):
     fields: dict[str, Any]
 
 
+class Tell(Action, frozen=True):
+    """One line for the person at this peer's terminal."""
+
+    text: str
+
+
 class Stop(Action, frozen=True):
     """This agent is done. `sealed_goodbye` tells the driver to send `Goodbye` with its words first."""
 
@@ -172,6 +178,7 @@ class SendGoodbye(Action, frozen=True):
 
     peers: tuple[str, ...]
     reason: str
+    complete: bool
 
 
 AnyAction = (
@@ -196,6 +203,7 @@ AnyAction = (
     | ReleaseSnapshot
     | WriteCheckpoint
     | Trace
+    | Tell
     | Stop
     | SendGoodbye
 )

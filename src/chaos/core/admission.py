@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from chaos.core.actions import Connect
@@ -51,6 +52,8 @@ class Admission:
         self._attempts = 0
         self._next_request = 0.0
         self._last_refusal = "no member answered"
+        self._losses: dict[str, list[float]] = {}
+        """When peers were last left out because nobody heard them."""
 
     # --- the joiner ----------------------------------------------------------------------------------------
 
@@ -74,6 +77,17 @@ class Admission:
             if info.id != self._ctx.id:
                 self.remember(info)
 
+    def disagreement(self, view: View) -> str:
+        """How this joiner's own setting for late workers differs from the run's, in one line; '' if it does not."""
+        mine, its = self._ctx.config.straggler_limit_s, view.straggler_limit_s
+        if mine is None or mine == its:
+            return ""
+
+        def told(limit_s: float) -> str:
+            return f"--straggler skip --straggler-limit {limit_s:g}" if limit_s else "--straggler wait"
+
+        return f"the run was founded with {told(its)}, not {told(mine)}; leave the option out"
+
     def remember(self, info: PeerInfo) -> None:
         """Keep a link to this peer while joining."""
         self._ctx.emit(Connect(info))
@@ -91,6 +105,9 @@ class Admission:
         self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason)
         if not message.retry:
             self._node.departure.refuse(message.reason)
+        elif message.wait_s:
+            self._attempts = 0
+            self._next_request = max(self._next_request, self._ctx.now + message.wait_s)
 
     # --- the member ----------------------------------------------------------------------------------------
 
@@ -122,6 +139,8 @@ class Admission:
         learner = self._ctx.view.learner(message.info.id)
         if learner is not None and learner.incarnation >= message.info.incarnation:
             return
+        if self.held_out_s(message.info.id) > 0:
+            return
         known = self._ctx.wishes.admit.get(message.info.id)
         if known is not None and known.incarnation > message.info.incarnation:
             return
@@ -130,8 +149,30 @@ class Admission:
         self._ctx.wishes.admit[message.info.id] = message.info
         self._ctx.wishes.ready.pop(message.info.id, None)
 
+    def on_lost(self, peers: Iterable[str]) -> None:
+        """A view was installed that leaves these out although nobody knows that they are dead."""
+        now, config = self._ctx.now, self._ctx.config
+        for peer in peers:
+            self._losses.setdefault(peer, []).append(now)
+        recent = {p: [t for t in times if now - t < config.flap_window_s] for p, times in self._losses.items()}
+        self._losses = {peer: times for peer, times in recent.items() if times}
+
+    def held_out_s(self, peer: str) -> float:
+        """Seconds for which a peer that comes and goes is still kept out, lest it change the view each time."""
+        config, now = self._ctx.config, self._ctx.now
+        times = [t for t in self._losses.get(peer, ()) if now - t < config.flap_window_s]
+        if len(times) < 2:
+            return 0.0
+        hold: float = min(config.flap_first_s * 2.0 ** (len(times) - 2), config.flap_limit_s)
+        return max(0.0, times[-1] + hold - now)
+
     def _refusal(self, message: JoinRequest) -> JoinRefused | None:
         known = self._node.worker.known
+        if self._node.pause.reason:
+            return JoinRefused(f"{self._ctx.me.name} is paused: {self._node.pause.reason}", retry=True)
+        if (wait := self.held_out_s(message.info.id)) > 0:
+            reason = f"it was lost {len(self._losses[message.info.id])} times lately; it may come back in {wait:.0f} s"
+            return JoinRefused(reason, retry=True, wait_s=wait)
         if known is None:
             return JoinRefused("this member's own worker has not started yet", retry=True)
         reason = difference(known.fingerprint, message.fingerprint)

@@ -28,6 +28,8 @@ class NodeConfig:
     """(public key, signature, data) -> whether the signature is that key's."""
     min_peers: int = 1
     """The founder opens the first round only with so many members."""
+    straggler_limit_s: float | None = None
+    """Founder: `View.straggler_limit_s` (None: 0). A joiner with a value is refused where the run has another."""
     tick_s: float = 0.02
     """Resolution of all time-outs; an agent's tick costs 20 microseconds."""
     takeover_s: float = 0.3
@@ -43,6 +45,13 @@ class NodeConfig:
     join_retry_s: float = 1.0
     join_attempts: int = 20
     """How often a joiner asks again where the cause of a refusal may pass (an old incarnation not yet gone)."""
+    flap_window_s: float = 300.0
+    """For so long it is remembered that a peer was lost."""
+    flap_first_s: float = 5.0
+    """A peer that was lost twice within that time is not let in for so long, then twice as long each time. Without
+    it, two hosts with a link of 1 s up, 0.5 s down made 120 views a minute; docs/protocol.md has the table."""
+    flap_limit_s: float = 30.0
+    """The longest that a peer is kept out: it must find its way back within a minute once its link is good."""
     shard_bytes: int = 2**20
     """Large enough that per-shard cost vanishes, small enough that a lost donor costs little."""
     promote_lag_s: float = 0.5
@@ -76,6 +85,8 @@ class Context:
     wishes: Wishes = field(default_factory=Wishes)
     linked: dict[str, PeerInfo] = field(default_factory=dict)
     """Peers with a direct link."""
+    result_slots: int = 64
+    """Results for which this peer has memory; the driver sets it."""
     now: float = 0.0
     out: list[AnyAction] = field(default_factory=list)
     loopback: list[PeerMessage] = field(default_factory=list)
@@ -89,6 +100,10 @@ class Context:
     def view(self) -> View:
         """The installed view."""
         return self.views[-1]
+
+    def follows(self, view: View) -> bool:
+        """Whether `view` is of this peer's lineage, or of one that took its place."""
+        return view.lineage == self.view.lineage or view.replaces(self.view.lineage, self.view.id)
 
     def departing(self) -> tuple[PeerInfo, ...]:
         """Members of older views that have left the installed one, but owe their part in steps before it."""

@@ -2,7 +2,8 @@
 
 A contribution says how many samples its worker would like to hold (`want`); the commit grants them from
 the free positions in rank order. A departed member's leases fall back to the free positions with the
-first commit under a view without it, so that what it had not committed is handed out again.
+first commit under a view without it, so that what it had not committed is handed out again. So do those of a
+member whose worker was late: what that computes for the step counts nowhere, and an epoch must not wait for it.
 """
 
 from __future__ import annotations
@@ -89,9 +90,10 @@ def advance(data: DataState, contributions: Mapping[str, Contribution]) -> DataS
 
 
 def _advance_shard(data: DataState, contributions: Mapping[str, Contribution]) -> DataState:
-    leases = {peer: held(data, peer) for peer in contributions}
-    departed = [(lease.start, lease.stop) for lease in data.leases if lease.peer not in contributions]
-    free = normalise([*data.free, *departed])
+    leases = {peer: () if c.late else held(data, peer) for peer, c in contributions.items()}
+    keep = {peer for peer, c in contributions.items() if not c.late}
+    given_back = [(lease.start, lease.stop) for lease in data.leases if lease.peer not in keep]
+    free = normalise([*data.free, *given_back])
     for peer, contribution in contributions.items():
         used = [(r.start, r.stop) for r in contribution.ranges if r.epoch == data.epoch]
         leases[peer] = subtract(leases[peer], used)
@@ -99,7 +101,8 @@ def _advance_shard(data: DataState, contributions: Mapping[str, Contribution]) -
     if not free and not any(leases.values()):
         epoch, free = epoch + 1, ((0, data.samples),)
     for peer, contribution in contributions.items():
-        granted, free = take(free, contribution.want - size(leases[peer]))
+        want = 0 if contribution.late else contribution.want
+        granted, free = take(free, want - size(leases[peer]))
         leases[peer] = normalise([*leases[peer], *granted])
     rows = tuple(Lease(peer, start, stop) for peer, spans in leases.items() for start, stop in spans)
     return msgspec.structs.replace(data, epoch=epoch, free=free, leases=rows)

@@ -32,8 +32,7 @@ class Departure:
         self._said_goodbye = False
         self._last_applied = 0
         self._ended_members: set[str] = set()
-        self.until = 0
-        """The last step that this peer, once it was let go, still has a part in."""
+        self._until = 0
         self._waiting_since: float | None = None
 
     # --- wanting out ---------------------------------------------------------------------------------------
@@ -91,15 +90,21 @@ class Departure:
         """A view without this leaver: it stays until the steps that it has a part in are stable, or void."""
         last = view.first_step - 1
         if was != Role.LEAVER:
-            self.until = last
+            self._until = last
         elif view.abort:
-            self.until = min(self.until, last)
+            self._until = min(self._until, last)
+
+    def last_step(self) -> int:
+        """The last step that this leaver has a part in; once all others have ended, the last that it finished."""
+        if self._ended_members.issuperset(self._ctx.view.member_ids()):
+            return min(self._until, self._node.steps.finished)
+        return self._until
 
     # --- going ---------------------------------------------------------------------------------------------
 
     def on_goodbye(self, src: str, message: Goodbye) -> None:
         if self._ctx.takes_part(src):
-            self._ended_members.add(src)
+            self._ended_members.update(self._ctx.view.member_ids() if message.complete else (src,))
             self._ctx.trace("goodbye", peer=self._ctx.name(src), reason=message.reason)
         self._node.on_sealed(message.sealed, announce=False)
 
@@ -118,9 +123,13 @@ class Departure:
     def _check_end(self) -> None:
         """All scripts have ended: stop as soon as the last step is stable."""
         ctx, stable = self._ctx, self._node.steps.stable
-        if ctx.id not in ctx.wishes.done or not all(m in ctx.wishes.leaving for m in ctx.view.member_ids()):
+        if self._leave_reason and self._node.pause.reason:
+            if self._waited():
+                self.stop(UNCONFIRMED, f"left ({self._leave_reason}) while nobody could let it go")
+        elif ctx.id not in ctx.wishes.done or not all(m in ctx.wishes.leaving for m in ctx.view.member_ids()):
             self._waiting_since = None
         elif stable >= self._last_applied:
+            self._farewell(f"the run is complete after step {stable}", complete=True)
             self.stop(DONE, f"the run is complete after step {stable}")
         elif self._waited():
             self.stop(UNCONFIRMED, f"the script ended after step {self._last_applied}, of which {stable} are stable")
@@ -128,10 +137,9 @@ class Departure:
     def _check_left(self) -> None:
         """A leaver has seen the others begin without it: it goes once its last step is stable."""
         steps, worker = self._node.steps, self._node.worker.worker
-        ended = self._ended_members.issuperset(self._ctx.view.member_ids())
-        last = min(self.until, steps.finished) if ended else self.until
-        if steps.stable >= last and not self._said_goodbye:
+        if steps.stable >= self.last_step() and not self._said_goodbye:
             self._farewell(self._leave_reason or "script ended")
+            self._node.worker.pump()
         if self._said_goodbye and (worker is None or worker.script_ended):
             self.stop(DONE, f"left after step {steps.finished}; all members hold it")
         elif not self._said_goodbye and self._waited():
@@ -150,9 +158,11 @@ class Departure:
             self._waiting_since = self._ctx.now
         return self._ctx.now - self._waiting_since > self._ctx.config.linger_s
 
-    def _farewell(self, reason: str) -> None:
+    def _farewell(self, reason: str, complete: bool = False) -> None:
+        """To everybody, relayed where there is no link."""
         self._said_goodbye = True
-        self._ctx.emit(SendGoodbye(tuple(sorted(self._ctx.linked)), reason))
+        everybody = {p.id for view in self._ctx.views for p in view.everybody()} - {self._ctx.id}
+        self._ctx.emit(SendGoodbye(tuple(sorted(everybody | self._ctx.linked.keys())), reason, complete))
 
     def refuse(self, reason: str) -> None:
         """The run does not take this peer: its worker raises, the agent stops."""
@@ -162,6 +172,8 @@ class Departure:
     def stop(self, code: int, reason: str) -> None:
         if self.stopped is not None:
             return
+        if self._node.pause.reason:
+            reason = f"{reason}; it was paused: {self._node.pause.reason}"
         if not self._said_goodbye and self._ctx.views:
             self._farewell(reason)
         self.stopped = Stop(code, reason)

@@ -19,6 +19,10 @@ CHECKPOINT = "checkpoint"
 """The user of a snapshot that is no learner. Not a valid peer id, so it can't collide with one."""
 
 
+BUSY, PAUSED = "busy", "paused: no quorum here"
+"""Reasons for which a snapshot is missing now, and may be had later."""
+
+
 @dataclass
 class Snapshot:
     """A snapshot from the order on: the worker copies, the agent hashes, then it is offered."""
@@ -50,8 +54,8 @@ class Donor:
     # --- requests ------------------------------------------------------------------------------------------
 
     def on_prepare(self, src: str) -> None:
-        if not self._can_serve():
-            self._ctx.send(src, SnapshotMissing(0, 0, "no worker with the run's state here"))
+        if obstacle := self._obstacle():
+            self._ctx.send(src, SnapshotMissing(0, 0, obstacle))
         elif self._prepared:
             self._answer_ready(src)
         elif src not in self._waiting:
@@ -62,6 +66,12 @@ class Donor:
     def _can_serve(self) -> bool:
         worker = self._node.worker.worker
         return self._ctx.role == Role.MEMBER and worker is not None and not worker.script_ended
+
+    def _obstacle(self) -> str:
+        """Why learners get nothing here; '' if they do. A minority's state may be stale."""
+        if self._node.pause.reason:
+            return PAUSED
+        return "" if self._can_serve() else "no worker with the run's state here"
 
     def _answer_ready(self, src: str) -> None:
         worker, steps = self._node.worker.worker, self._node.steps
@@ -80,7 +90,9 @@ class Donor:
         if self._snapshot is not None and self._snapshot.step != message.step:
             self.release(src, self._snapshot.step)
         current = self._snapshot
-        if current is not None and current.step == message.step:
+        if self._node.pause.reason:
+            self._ctx.send(src, SnapshotMissing(message.step, applied, PAUSED))
+        elif current is not None and current.step == message.step:
             if src not in current.users:
                 current.users.append(src)
             current.offered.discard(src)
@@ -89,7 +101,7 @@ class Donor:
         elif not self._can_serve():
             self._ctx.send(src, SnapshotMissing(message.step, applied, "no worker with the run's state here"))
         elif current is not None:
-            self._ctx.send(src, SnapshotMissing(message.step, applied, "busy"))
+            self._ctx.send(src, SnapshotMissing(message.step, applied, BUSY))
         elif message.step < applied or message.step < self._node.steps.finished:
             self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "past"))
         else:
@@ -159,7 +171,7 @@ class Donor:
             current.hashes,
         )
         for user in current.users:
-            if user in current.offered:
+            if user in current.offered or (user != CHECKPOINT and self._node.pause.reason):
                 continue
             current.offered.add(user)
             if user == CHECKPOINT:
@@ -173,8 +185,9 @@ class Donor:
 
     def on_shard_request(self, src: str, message: ShardRequest) -> None:
         current = self._snapshot
-        if current is None or current.step != message.step or not current.hashed:
-            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "released"))
+        if current is None or current.step != message.step or not current.hashed or self._node.pause.reason:
+            reason = self._node.pause.reason and PAUSED
+            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, reason or "released"))
             return
         shards = tuple(s for s in message.shards if s < len(current.hashes))
         self._ctx.emit(ServeShards(src, message.step, shards))
@@ -213,6 +226,15 @@ class Donor:
         if self._snapshot is not None:
             self._drop(0, "not a donor any more")
             self._ctx.emit(ReleaseSnapshot(received=False))
+
+    def paused(self) -> None:
+        """This peer's side may be the one that is left behind: it stops serving learners, and says so."""
+        current = self._snapshot
+        for user in [u for u in current.users if u != CHECKPOINT] if current is not None else ():
+            assert current is not None
+            self._ctx.emit(ServeShards(user, current.step, ()))
+            self._ctx.send(user, SnapshotMissing(current.step, self._node.steps.finished, PAUSED))
+            self.release(user, current.step)
 
     def installed(self, view: View) -> None:
         """Learners that are none any more need nothing."""

@@ -104,6 +104,26 @@ class LeaveRequested(Event, frozen=True):
     reason: str
 
 
+class ForceRequested(Event, frozen=True):
+    """`chaos force-view`: an operator who was shown view `view_id` confirms. `lineage`: a new id, drawn at random."""
+
+    lineage: str
+    view_id: int
+
+
+class LinkWanted(Event, frozen=True):
+    """`chaos link connect` or `disconnect`: the operator's word on the link to a peer."""
+
+    peer: str
+    connect: bool
+
+
+class PathChanged(Event, frozen=True):
+    """What is sent to this peer takes another way from now on; what was under way may be lost."""
+
+    peer: str
+
+
 AnyEvent = (
     Tick
     | LinkUp
@@ -119,4 +139,7 @@ AnyEvent = (
     | SnapshotFreed
     | LinksMeasured
     | LeaveRequested
+    | ForceRequested
+    | LinkWanted
+    | PathChanged
 )

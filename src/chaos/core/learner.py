@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
+from chaos.core.donor import BUSY, PAUSED
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
 from chaos.core.messages import (
@@ -168,7 +169,7 @@ class Learner:
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
-            if (self._retry_at and now >= self._retry_at) or self._is_overdue():
+            if (self._retry_at and now >= self._retry_at) or self._is_overdue() or self._waits_for_nothing():
                 self._start_verify()
         elif self.phase == Phase.READY and now - self._since > self._ctx.config.join_retry_s:
             self._announce_ready()
@@ -233,6 +234,12 @@ class Learner:
         due = self._due_since
         return due is not None and self._ctx.now - due > self._ctx.config.snapshot_timeout_s
 
+    def _waits_for_nothing(self) -> bool:
+        """The snapshot is of a step to come, and by now the members say that none is under way."""
+        beats = self._node.liveness.progress.values()
+        standing = bool(beats) and not any(beat.running for beat in beats)
+        return standing and self._target > self._newest() and self._ctx.now - self._since > RETRY_S
+
     def _newest(self) -> int:
         """The highest step that anybody is known to have finished."""
         beats = [beat.finished for beat in self._node.liveness.progress.values()]
@@ -244,20 +251,20 @@ class Learner:
             self._maybe_choose()
         elif self.phase == Phase.OFFER and message.step == self._target:
             self._refused.add(src)
-            if message.reason != "busy":
+            if message.reason not in (BUSY, PAUSED):
                 self._widen()
             if src in self._ready:
                 known = self._ready[src]
                 self._ready[src] = replace(known, finished=max(known.finished, message.applied))
             if self._offer is None and self._refused.issuperset(self._ready):
-                self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.0)
+                self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
             self.on_donor_lost(src)
         elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
-            if message.reason != "busy":
+            if message.reason not in (BUSY, PAUSED):
                 self._widen()
-            self._retry_at = self._ctx.now + (RETRY_S if message.reason == "busy" else 0.001)
+            self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.001)
 
     def _widen(self) -> None:
         """A step was past before the order came: aim further ahead, but not beyond the results that are kept."""

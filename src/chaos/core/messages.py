@@ -123,6 +123,23 @@ class Goodbye(Message, frozen=True):
 
     sealed: Sealed
     reason: Text
+    complete: bool = False
+    """All members' scripts have ended and their last step is stable: no further step will come from anybody."""
+
+
+class ForceProposal(Message, frozen=True):
+    """An operator asked the sender, which is paused, to go on without a quorum, under a new lineage."""
+
+    base: View
+    lineage: Annotated[str, Meta(max_length=64)]
+
+
+class ForceAnswer(Message, frozen=True):
+    """`report`: the sender agrees, and finishes nothing more under the old lineage. None: it refuses."""
+
+    lineage: Annotated[str, Meta(max_length=64)]
+    report: Report | None
+    reason: Text
 
 
 # --- membership -------------------------------------------------------------------------------------
@@ -161,6 +178,8 @@ class JoinRefused(Message, frozen=True):
     reason: Text
     retry: bool
     """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
+    wait_s: Annotated[float, Meta(ge=0.0, le=300.0)] = 0.0
+    """Seconds after which asking again makes sense: the joiner was lost too often lately."""
 
 
 class Admit(Message, frozen=True):
@@ -181,6 +200,13 @@ class Leaving(Message, frozen=True):
 
     step: Count
     done: bool
+
+
+class LinkWish(Message, frozen=True):
+    """The sender's operator wants its link to `peer` cut, or made again."""
+
+    peer: PeerIdField
+    connect: bool
 
 
 class WorkerDown(Message, frozen=True):
@@ -299,6 +325,8 @@ PeerMessage = (
     | Accept
     | Vote
     | Decide
+    | ForceProposal
+    | ForceAnswer
     | Seal
     | Goodbye
     | Heartbeat
@@ -309,6 +337,7 @@ PeerMessage = (
     | Admit
     | Ready
     | Leaving
+    | LinkWish
     | WorkerDown
     | StepContribution
     | Ack

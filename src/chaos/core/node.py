@@ -22,10 +22,13 @@ from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
     AnyEvent,
     DialRefused,
+    ForceRequested,
     LeaveRequested,
     LinkDown,
     LinksMeasured,
     LinkUp,
+    LinkWanted,
+    PathChanged,
     Received,
     RoundComplete,
     ShardStored,
@@ -36,6 +39,7 @@ from chaos.core.events import (
     WorkerDied,
     WorkerSaid,
 )
+from chaos.core.force import Force
 from chaos.core.learner import Learner, Phase
 from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
@@ -47,11 +51,14 @@ from chaos.core.messages import (
     DonorReady,
     FetchResult,
     FinishedStep,
+    ForceAnswer,
+    ForceProposal,
     Goodbye,
     Heartbeat,
     JoinRefused,
     JoinRequest,
     Leaving,
+    LinkWish,
     Nack,
     Pause,
     PeerMessage,
@@ -73,12 +80,16 @@ from chaos.core.messages import (
     Vote,
     WorkerDown,
 )
+from chaos.core.overlay import Overlay
+from chaos.core.pause import Pause as Paused
 from chaos.core.status import describe
 from chaos.core.steps import Steps
+from chaos.core.stragglers import Stragglers
 from chaos.core.types import DataState, PeerInfo, StateManifest, View
 from chaos.core.views import Views
 from chaos.core.worker_desk import WorkerDesk
 from chaos.core.worker_messages import (
+    Applied,
     Boundary,
     BucketReady,
     DeclareData,
@@ -129,11 +140,17 @@ class Node:
         self.worker = WorkerDesk(self.ctx, self)
         self.liveness = Liveness(self.ctx, self)
         self.admission = Admission(self.ctx, self)
+        self.pause = Paused(self.ctx, self)
+        self.force = Force(self.ctx, self)
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
         self.departure = Departure(self.ctx, self)
+        self.overlay = Overlay(self.ctx, self)
+        self.stragglers = Stragglers(self.ctx, self)
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
+        self._learner_differs = False
+        """To be acted on once the present event is handled: it may have come up in the midst of a commit."""
         self._repeated_at = 0.0
 
     @property
@@ -162,11 +179,21 @@ class Node:
         while self.stopped is None:
             while self.ctx.loopback and self.stopped is None:
                 self._receive(self.ctx.id, self.ctx.loopback.pop(0))
+            self._renew_learner()
             self.departure.check()
             if self.stopped is None and self.ctx.views:
                 self.views.tick()
             if not self.ctx.loopback:
                 return
+
+    def _renew_learner(self) -> None:
+        """A learner whose lineage is not the members' takes a new snapshot, and is no candidate meanwhile."""
+        differs, self._learner_differs = self._learner_differs, False
+        if differs and self.ctx.role == Role.LEARNER:
+            reason = "its state differs from that of the members"
+            self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
+            self.steps.reset()
+            self.learner.begin(reason)
 
     def _dispatch(self, event: AnyEvent) -> None:
         match event:
@@ -175,7 +202,9 @@ class Node:
                 self.admission.tick()
                 self.learner.tick()
                 if self.ctx.views:
+                    self.force.tick()
                     self.steps.end_pauses()
+                    self.overlay.tick()
                     self._tick_steps()
             case Received(src, message):
                 self._receive(src, message)
@@ -205,15 +234,26 @@ class Node:
                 self.learner.on_links(event)
             case LeaveRequested(reason):
                 self.departure.leave(reason)
+            case ForceRequested(lineage, view_id):
+                self.force.begin(lineage, view_id)
+            case LinkWanted(peer, connect):
+                if self.ctx.views:
+                    self.overlay.on_wanted(peer, connect)
+            case PathChanged(peer):
+                if self.ctx.views:
+                    self.steps.repeat([peer])
+                    self._repeat_wishes([peer])
 
     def _tick_steps(self) -> None:
         self.steps.tick()
+        self.stragglers.tick()
         if self.ctx.now - self._repeated_at >= self.ctx.config.repeat_s:
             self._repeated_at = self.ctx.now
             self._repeat_wishes([p.id for p in self.ctx.view.everybody()])
 
     def _repeat_wishes(self, peers: list[str]) -> None:
         self.departure.repeat(peers)
+        self.overlay.repeat(peers)
         if self.ctx.role == Role.MEMBER and self.ctx.id in self.ctx.wishes.worker_down:
             self.ctx.send_all(peers, WorkerDown("its worker is still not there"))
 
@@ -239,6 +279,10 @@ class Node:
                 self.views.on_vote(src, message)
             case Decide(view):
                 self._decided(view)
+            case ForceProposal():
+                self.force.on_proposal(src, message)
+            case ForceAnswer():
+                self.force.on_answer(src, message)
             case Seal(sealed):
                 self.on_sealed(sealed, announce=False)
             case Goodbye():
@@ -275,6 +319,8 @@ class Node:
                 if self.ctx.views and self.ctx.view.member(src):
                     wishes.worker_down.add(src)
                 wishes.ready.pop(src, None)
+            case LinkWish(peer, connect):
+                self.overlay.on_wish(src, peer, connect)
             case Pause(seconds):
                 self.steps.pause(src, seconds)
             case SnapshotPrepare():
@@ -315,6 +361,7 @@ class Node:
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
         self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
+        self.force.link_lost(peer)
         self.liveness.on_link_down(peer, reason)
         if self.ctx.views and not self.ctx.takes_part(peer):
             self.ctx.emit(Disconnect(peer, "not part of the run any more"))
@@ -323,6 +370,9 @@ class Node:
 
     def _decided(self, view: View) -> None:
         ctx = self.ctx
+        if not ctx.views and (refusal := self.admission.disagreement(view)):
+            self.departure.refuse(refusal)
+            return
         known = view.member(ctx.id) or view.learner(ctx.id)
         if not ctx.views and (known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)):
             self.admission.learn_addresses(view)
@@ -347,6 +397,8 @@ class Node:
             self.steps.reset()
             self.learner.reset()
         self._diverged = self._diverged and role == Role.MEMBER
+        if role != was:
+            self._claims.clear()
         unfit = role == Role.MEMBER and was != Role.MEMBER and not self._holds_state(was)
         self.learner.installed()
         if not view.abort:
@@ -439,6 +491,8 @@ class Node:
         tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(with_me[0])
         if ctx.role == Role.MEMBER and against and with_me and (outvoted or tied_and_lower):
             self.heal("its state differs from that of the others")
+        elif ctx.role == Role.LEARNER and against:
+            self._learner_differs = True
 
     # --- the worker ----------------------------------------------------------------------------------------
 
@@ -446,6 +500,8 @@ class Node:
         match message:
             case Boundary():
                 self.worker.on_boundary(message)
+            case Applied(step):
+                self.worker.on_applied(step)
             case BucketReady():
                 raise AssertionError("buckets are the driver's business")
             case Register():
@@ -506,8 +562,11 @@ class Node:
     def _install_first(self, founding: Founding) -> None:
         self._founding = None
         reason = "resumed from a checkpoint" if founding.manifest else "founded"
-        step, min_peers = founding.step + 1, self.ctx.config.min_peers
-        first = View(founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step, min_peers)
+        config, step = self.ctx.config, founding.step + 1
+        first = View(
+            founding.lineage, founding.view_id, (self.ctx.me,), (), step, False, (), reason, step,
+            config.min_peers, straggler_limit_s=config.straggler_limit_s or 0.0,
+        )  # fmt: skip
         self.views.install(first)
 
     def _worker_died(self, reason: str) -> None:
@@ -541,8 +600,9 @@ class Node:
             "commit", step=done.step, view=done.view_id, lineage=view.lineage, head=done.head.hex(),
             digest=done.digest.hex(), loss=done.loss, weight=done.weight, skip=done.skip,
             contributors=[peer for peer, c in done.contributions if not c.empty], samples=samples,
-            epoch=done.data.epoch,
+            epoch=done.data.epoch, late=[peer for peer, c in done.contributions if c.late],
         )  # fmt: skip
+        self.stragglers.on_committed(done)
         self.steps.acknowledge()
         self.donor.on_committed(done.step)
         self.worker.pump()

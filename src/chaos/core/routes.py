@@ -1,25 +1,28 @@
-"""Ways through an overlay that is not complete: the next hop to each peer without a direct link."""
+"""Ways through an overlay that is not complete: whom to hand what is for a peer without a direct link."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 
 def next_hops(me: str, linked: Iterable[str], neighbours: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Destination to the directly linked peer that leads there; direct ones are left out."""
+    return {peer: way[0] for peer, way in ways(me, linked, neighbours).items() if len(way) > 1}
+
+
+def ways(me: str, linked: Iterable[str], neighbours: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     """Breadth-first search over what peers say of their links; ties go to the lower id.
 
     Returns:
-        Destination to the directly linked peer that leads there by the fewest hops; direct ones are left out.
+        Destination to the peers on the way there, the destination included; a direct link is a way of one.
     """
-    direct = sorted(set(linked) - {me})
-    via: dict[str, str] = {peer: peer for peer in direct}
-    frontier = list(direct)
+    found: dict[str, tuple[str, ...]] = {peer: (peer,) for peer in sorted(set(linked) - {me})}
+    frontier = deque(found)
     while frontier:
-        found: list[str] = []
-        for peer in frontier:
-            for other in sorted(neighbours.get(peer, ())):
-                if other != me and other not in via:
-                    via[other] = via[peer]
-                    found.append(other)
-        frontier = found
-    return {peer: hop for peer, hop in via.items() if peer != hop}
+        peer = frontier.popleft()
+        for other in sorted(neighbours.get(peer, ())):
+            if other != me and other not in found:
+                found[other] = (*found[peer], other)
+                frontier.append(other)
+    return found

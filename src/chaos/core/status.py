@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def describe(node: Node) -> dict[str, Any]:
     """What `chaos status` shows of this peer's knowledge."""
     ctx = node.ctx
-    view = ctx.view if ctx.views else None
+    view, pause = ctx.view if ctx.views else None, node.pause
     return {
         "run": ctx.run,
         "peer": ctx.me.name,
@@ -23,8 +23,11 @@ def describe(node: Node) -> dict[str, Any]:
         "step": node.steps.finished,
         "stable": node.steps.stable,
         "epoch": node.steps.data.epoch,
-        "paused": node.views.paused,
+        "paused": {"reason": pause.reason, "seconds": round(pause.seconds(), 1)} if pause.reason else None,
+        "other_lineages": {ctx.name(peer): lineage for peer, lineage in node.force.foreign.items()},
+        "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
+        "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
         + [_peer(node, p, "learner") for p in (view.learners if view else ())],
     }
@@ -34,7 +37,10 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     ctx = node.ctx
     beat = node.liveness.progress.get(info.id)
     me = info.id == ctx.id
+    tally = node.stragglers.tallies.get(info.id)
     links = sorted(ctx.linked) if me else beat.links if beat else ()
+    view = ctx.view
+    shares, rank = view.root_shares(), next((i for i, m in enumerate(view.members) if m.id == info.id), None)
     return {
         "name": info.name,
         "id": info.id,
@@ -43,6 +49,8 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
         "addresses": list(info.addresses),
         "step": node.steps.finished if me else beat.finished if beat else None,
         "links": [ctx.name(p) for p in links],
+        "share": None if rank is None else round(shares[rank] / sum(shares), 3),
         "linked": me or info.id in ctx.linked,
+        "late": {"steps": tally.late, "of": tally.steps, "last": tally.last} if tally else None,
         "suspect": info.id in node.views.suspects,
     }

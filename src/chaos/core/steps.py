@@ -45,6 +45,8 @@ class Round:
 
     view: View
     contributions: dict[str, Contribution] = field(default_factory=dict)
+    known_at: dict[str, float] = field(default_factory=dict)
+    """When each of them became known here."""
     complete: RoundComplete | None = None
     fetching: str = ""
     """The member that was asked for its finished result."""
@@ -280,6 +282,10 @@ class Steps:
     def contributed(self, step: int) -> bool:
         return step in self._own
 
+    def contributed_bytes(self, step: int) -> bool:
+        """Whether the own contribution to `step` is there, and has bytes in the worker's buffer."""
+        return step in self._own and not self._own[step].empty
+
     def _announce(self, step: int) -> None:
         view, own = self._ctx.view_for(step), self._own[step]
         if view is None or view.member(self._ctx.id) is None:
@@ -318,6 +324,7 @@ class Steps:
         if src in current.contributions:
             return
         current.contributions[src] = message.contribution
+        current.known_at[src] = self._ctx.now
         while len(self._rounds) > AHEAD:  # of a learner that waits for its snapshot
             del self._rounds[min(self._rounds)]
         part = message.contribution
@@ -329,6 +336,30 @@ class Steps:
         """Whether somebody else takes part in the round of `step`."""
         current = self._rounds.get(step)
         return current is not None and any(peer != self._ctx.id for peer in current.contributions)
+
+    def others_wait(self, step: int) -> bool:
+        """Whether another member's worker has done its part of `step`: without one there would be steps of nobody."""
+        current = self._rounds.get(step)
+        parts = current.contributions.items() if current is not None else ()
+        return any(peer != self._ctx.id and not part.late for peer, part in parts)
+
+    def others_in(self, step: int) -> tuple[list[float], list[float], int] | None:
+        """Of the round of `step`: when the others' parts became known, how long those computed, and all members.
+
+        None while nobody waits for the own worker.
+        """
+        current = self._rounds.get(step)
+        if current is None or not self.others_wait(step):
+            return None
+        times = [part.compute_s for part in current.contributions.values() if part.compute_s > 0]
+        return list(current.known_at.values()), times, len(current.view.members)
+
+    def waits_for_bytes(self, seconds: float) -> int:
+        """The open step, if all have contributed to it for longer than that and it is not finished; else 0."""
+        current = self._rounds.get(self.finished + 1)
+        if current is None or not current.known_at or not self._all_contributed(current):
+            return 0
+        return self.finished + 1 if self._ctx.now - max(current.known_at.values()) > seconds else 0
 
     def _fill_in(self) -> None:
         """The open round waits for this peer: contribute nothing if its worker can't."""

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from blake3 import blake3
+from msgspec.structs import replace
+
 from chaos.core.messages import Report
-from chaos.core.types import PeerInfo, View
+from chaos.core.types import Abandoned, PeerInfo, View
+
+MAX_ABANDONED = 64
+"""So many lineages that were given up are remembered; a peer of an older one is refused instead of taken over."""
 
 
 @dataclass
@@ -25,10 +31,17 @@ class Wishes:
     """Members without a worker."""
     lost_learners: set[str] = field(default_factory=set)
     """Learners that are silent or gone."""
+    links: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Links that an end's operator wants made (True) or cut, where the view says otherwise."""
+    shares: tuple[int, ...] | None = None
+    """The sync plan that this member would propose for the present overlay; None while it has no opinion."""
 
     def clear(self) -> None:
-        for wishes in (self.admit, self.ready, self.leaving, self.done, self.worker_down, self.lost_learners):
+        for wishes in (
+            self.admit, self.ready, self.leaving, self.done, self.worker_down, self.lost_learners, self.links
+        ):  # fmt: skip
             wishes.clear()
+        self.shares = None
 
     def forget(self, view: View, before: View | None) -> None:
         """Drop what this installed view, which follows `before`, has settled."""
@@ -45,6 +58,14 @@ class Wishes:
         self.done &= members
         self.worker_down &= members
         self.lost_learners &= learners
+        self.links = {ends: made for ends, made in self.links.items() if made == (ends in view.cut)}
+        self.shares = None
+
+    def cut(self, view: View) -> tuple[tuple[str, str], ...]:
+        """The links that are not to be in the view after this one; those of peers long gone are forgotten."""
+        cut = {ends for ends in view.cut if view.knows(ends[0]) or view.knows(ends[1])}
+        cut |= {ends for ends, made in self.links.items() if not made}
+        return tuple(sorted(cut - {ends for ends, made in self.links.items() if made}))
 
 
 def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cause: str) -> View | None:
@@ -73,7 +94,29 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         reason=f"failure: without {', '.join(lost) or 'nobody'} ({cause})",
         start=base.start,
         min_peers=base.min_peers,
+        abandoned=base.abandoned,
+        cut=wishes.cut(base),
+        straggler_limit_s=base.straggler_limit_s,
     )
+
+
+def forced(base: View, reports: Mapping[str, Report], wishes: Wishes, lineage: str) -> View | None:
+    """The first view of a new lineage, made of those who report although they are no quorum of `base`.
+
+    None if nobody would be left to train.
+    """
+    after = after_failure(base, reports, wishes, "forced by an operator")
+    if after is None:
+        return None
+    given_up = (*base.abandoned, Abandoned(base.lineage, base.id))[-MAX_ABANDONED:]
+    learners = tuple(p for p in after.learners if p.id not in wishes.lost_learners)
+    return replace(after, lineage=lineage, id=_far_id(base, lineage), learners=learners, abandoned=given_up)
+
+
+def _far_id(base: View, lineage: str) -> int:
+    """Frames name their view by its id alone: two lineages that follow one view must not use the same ids."""
+    drawn = int.from_bytes(blake3(lineage.encode()).digest(3), "big")
+    return base.id + 1_000_000 + drawn
 
 
 def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing: tuple[str, ...]) -> View:
@@ -106,6 +149,9 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         reason=_planned_reason(base, promoted, admitted, releasing, wishes),
         start=base.start,
         min_peers=base.min_peers,
+        abandoned=base.abandoned,
+        cut=wishes.cut(base),
+        straggler_limit_s=base.straggler_limit_s,
     )
 
 
@@ -120,4 +166,9 @@ def _planned_reason(
     parts += [f"{p.name} is admitted as learner" for p in admitted]
     parts += [f"scale-in: {m.name} leaves" for m in base.members if m.id in releasing]
     parts += [f"learner {p.name} is lost" for p in base.learners if p.id in wishes.lost_learners]
+    names = {p.id: p.name for p in base.everybody()}
+    if wishes.shares is not None and not wishes.links:
+        parts.append("sync plan: it follows the links")
+    for (a, b), made in sorted(wishes.links.items()):
+        parts.append(f"{'connect' if made else 'disconnect'}-link: {names.get(a, a)} - {names.get(b, b)}")
     return "; ".join(parts) or "nothing left to change"

@@ -17,7 +17,7 @@ Text = Annotated[str, Meta(max_length=4096)]
 Digest = Annotated[bytes, Meta(max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -45,11 +45,23 @@ class PeerInfo(Record, frozen=True):
     """HOST:PORT, in the order in which they are tried."""
 
 
+class Abandoned(Record, frozen=True):
+    """A lineage that an operator gave up (`chaos force-view`), and the last of its views that the new one follows."""
+
+    lineage: Annotated[str, Meta(max_length=64)]
+    view_id: Count
+
+
+def pair(a: str, b: str) -> tuple[str, str]:
+    """How a link is named: its ends, the lower id first."""
+    return (a, b) if a < b else (b, a)
+
+
 class View(Record, frozen=True):
     """The agreed state of the run. View v+1 is decided by the members of view v."""
 
     lineage: Annotated[str, Meta(max_length=64)]
-    """Changes when a run resumes from a checkpoint, so that two resumed halves can't mix."""
+    """Changes when a run resumes from a checkpoint or a view is forced, so that two halves can't mix."""
     id: Count
     members: Annotated[tuple[PeerInfo, ...], Meta(max_length=1024)]
     """In rank order. Every one of them contributes to every step from `first_step` on."""
@@ -66,6 +78,14 @@ class View(Record, frozen=True):
     """The first step of this lineage: 1, or the one after the checkpoint it resumed from."""
     min_peers: Count = 1
     """Nobody opens the round of `start` before there are so many members."""
+    abandoned: Annotated[tuple[Abandoned, ...], Meta(max_length=64)] = ()
+    """Lineages that this one took the place of, oldest first."""
+    cut: Annotated[tuple[tuple[PeerIdField, PeerIdField], ...], Meta(max_length=4096)] = ()
+    """Links that are not to be: pairs in ascending order, the lower id first."""
+    shares: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
+    """The sync plan: how large a share of the chunks each member sums, by rank. Empty: all the same."""
+    straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
+    """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
 
     def member(self, peer: str) -> PeerInfo | None:
         return next((m for m in self.members if m.id == peer), None)
@@ -73,8 +93,27 @@ class View(Record, frozen=True):
     def learner(self, peer: str) -> PeerInfo | None:
         return next((m for m in self.learners if m.id == peer), None)
 
+    def replaces(self, lineage: str, view_id: int) -> bool:
+        """Whether who follows that view is to come over to this lineage: it never went on after the other was given up.
+
+        False for a peer whose lineage was given up only after a later view of it was decided: those are two runs now.
+        """
+        return any(old.lineage == lineage and view_id <= old.view_id for old in self.abandoned)
+
     def everybody(self) -> tuple[PeerInfo, ...]:
         return self.members + self.learners
+
+    def root_shares(self) -> tuple[int, ...]:
+        """The share of each rank, also where all are the same."""
+        return self.shares or (1,) * len(self.members)
+
+    def knows(self, peer: str) -> bool:
+        """Whether this peer is a member or learner."""
+        return self.member(peer) is not None or self.learner(peer) is not None
+
+    def is_cut(self, a: str, b: str) -> bool:
+        """Whether there is to be no link between these two."""
+        return pair(a, b) in self.cut
 
     def member_ids(self) -> tuple[str, ...]:
         return tuple(m.id for m in self.members)

@@ -29,8 +29,6 @@ class Views:
         self.gone: dict[str, tuple[Sealed, LastWords]] = {}
         """Peers of the installed view with their sealed last words."""
         self.suspects: set[str] = set()
-        self.paused = False
-        """A change is needed and no quorum answers."""
         self._round = 0
         self._need_since: float | None = None
         self._retry_at = 0.0
@@ -91,9 +89,11 @@ class Views:
             return "failure"
         if wishes.admit or wishes.lost_learners or self._promotable() or self.releasing():
             return "planned"
-        if self.acceptor is not None and self.acceptor.promised is not None:
-            return "failure" if self._node.steps.frozen else "planned"
-        return ""
+        if wishes.links or wishes.shares is not None:
+            return "planned"
+        if self._node.steps.frozen:
+            return "failure"
+        return "planned" if self.acceptor is not None and self.acceptor.promised is not None else ""
 
     def _yields(self, need: str) -> bool:
         """I promised another proposer's ballot: while it may live it has its time, lest two chase each other."""
@@ -111,10 +111,10 @@ class Views:
         if self.acceptor is None or self._ctx.role not in (Role.MEMBER,):
             return
         self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
+        self._node.pause.update()
         need = self.needed()
         if not need:
             self._need_since = None
-            self.paused = False
             return
         if self._need_since is None:
             self._need_since = self._ctx.now
@@ -171,10 +171,9 @@ class Views:
             if awaited:
                 return
             if not current.promised_by_quorum():
-                self._note_pause(current, "no quorum without")
                 return
             if not any(report.grounded for report in current.reports().values()):
-                self._ungrounded(current)
+                self._hopeless(current, "all that held the last stable step died")
                 return
             self._choose(current)
         elif current.accepted_by_quorum():
@@ -185,35 +184,38 @@ class Views:
             self._ctx.trace("decide", view=value.id, reason=value.reason, handling_ms=took)
             self.install(value)
 
-    def _note_pause(self, current: Proposal, why: str) -> None:
-        if not self.paused:
-            self.paused = True
-            silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
-            self._ctx.trace("paused", view=current.base.id, reason=f"{why} {', '.join(silent)}")
+    def _hopeless(self, current: Proposal, why: str) -> None:
+        """Those who report can't go on: they were promoted a step behind and may lack a stable one, or have no workers.
 
-    def _ungrounded(self, current: Proposal) -> None:
-        """All who report were promoted a step behind and have not made up for it: they may lack a stable step."""
+        Who is only silent may come back with what they lack.
+        """
         if all(p in current.promises or p in current.gone for p in current.base.member_ids()):
-            self._node.departure.stop(LOST, f"all that held the last stable step died; {START_AGAIN}")
+            self._node.departure.stop(LOST, f"{why}; {START_AGAIN}")
         else:
-            self._note_pause(current, "nobody here holds the last stable step; waiting for")
+            silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
+            self._node.pause.begin(f"{why} or is silent; waiting for {', '.join(silent)}")
 
     def _choose(self, current: Proposal) -> None:
-        self.paused = False
         reports = current.reports()
         value = current.recovered()
-        if value is None and not current.freeze:
+        if value is not None:
+            self._offer(current, value)
+            return
+        if not current.freeze:
             if any(peer not in reports for peer in current.base.member_ids()):
                 self._propose(freeze=True)
                 return
             wishes = replace(self._ctx.wishes, ready=self._ready())
             value = planned(current.base, reports, wishes, self.releasing())
-        elif value is None:
+        else:
             silent = [p for p in current.base.member_ids() if p not in reports]
             value = after_failure(current.base, reports, self._ctx.wishes, self._cause(current, silent))
             if value is None:
-                self._node.departure.stop(LOST, f"every worker of the run died; {START_AGAIN}")
+                self._hopeless(current, "every worker of the run died")
                 return
+        self._offer(current, self._node.overlay.planned(value))
+
+    def _offer(self, current: Proposal, value: View) -> None:
         current.value = value
         for peer in current.base.member_ids():
             if peer not in current.gone:
@@ -228,7 +230,7 @@ class Views:
     # --- voting --------------------------------------------------------------------------------------------
 
     def on_prepare(self, src: str, message: Prepare) -> None:
-        if self._ctx.views and message.base.lineage != self._ctx.view.lineage:
+        if self._ctx.views and not self._ctx.follows(message.base):
             return
         for sealed in message.gone:
             self._node.on_sealed(sealed, announce=False)
@@ -242,7 +244,7 @@ class Views:
             self._ctx.send(src, Decide(self._ctx.view))
             return
         acceptor = self.acceptor
-        if acceptor is None or self._ctx.view.member(src) is None:
+        if acceptor is None or self._ctx.view.member(src) is None or self._node.force.holds(message.base.lineage):
             return
         if not acceptor.promise(message.ballot):
             self._nack(src, acceptor)
@@ -278,6 +280,8 @@ class Views:
         acceptor = self.acceptor
         if acceptor is None or message.decree > acceptor.decree or message.view.lineage != acceptor.view.lineage:
             return
+        if self._node.force.holds(message.view.lineage):
+            return
         if message.decree < acceptor.decree:
             self._ctx.send(src, Decide(self._ctx.view))
             return
@@ -307,8 +311,8 @@ class Views:
         info = self._ctx.seat(words.peer)
         if info is None or words.peer in self.gone or info.incarnation != words.incarnation:
             return False
-        if words.view.lineage != self._ctx.view.lineage:
-            return False  # it went over to another lineage, and what it voted in this one nobody knows
+        if not self._of_this_lineage(words):
+            return False
         self.gone[words.peer] = (sealed, words)
         if self._ctx.view.learner(words.peer):
             self._ctx.wishes.lost_learners.add(words.peer)
@@ -316,14 +320,30 @@ class Views:
         self._restart()
         return True
 
+    def _of_this_lineage(self, words: LastWords) -> bool:
+        """Words of a lineage that was forced after this one say nothing of votes in this one: no proof of any use here.
+
+        If this peer was to come over to that lineage too, it learns of it by these words.
+        """
+        ctx, lineage = self._ctx, words.view.lineage
+        if lineage != ctx.view.lineage and ctx.follows(words.view):
+            ctx.trace("view_learned", view=words.view.id, reason="found in last words")
+            self.install(words.view)
+        if not ctx.views or ctx.seat(words.peer) is None:
+            return False
+        if lineage == ctx.view.lineage or any(old.lineage == lineage for old in ctx.view.abandoned):
+            return True
+        ctx.trace("words_refused", peer=ctx.name(words.peer), reason=f"it went over to lineage {lineage}")
+        return False
+
     def suspect(self, peer: str, reason: str) -> None:
-        if peer in self.suspects or not self._ctx.views:
+        if not self._ctx.views:
             return
         if self._ctx.view.learner(peer):
             if peer not in self._ctx.wishes.lost_learners:
                 self._ctx.wishes.lost_learners.add(peer)
                 self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
-        elif self._ctx.seat(peer):
+        elif peer not in self.suspects and self._ctx.seat(peer):
             self.suspects.add(peer)
             self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
             self._node.steps.refetch(peer)
@@ -347,20 +367,23 @@ class Views:
         self.acceptor = self.proposal = self._need_since = None
         self.gone.clear()
         self.suspects.clear()
-        self.paused = False
+        self._node.pause.end()
 
     # --- installing ----------------------------------------------------------------------------------------
 
     def install(self, view: View) -> None:
         """Make a decided view mine. Older and foreign ones change nothing."""
         ctx = self._ctx
-        if ctx.views and (view.lineage != ctx.view.lineage or view.id <= ctx.view.id):
+        if ctx.views and (not ctx.follows(view) or view.id <= ctx.view.id):
             return
         before = ctx.view if ctx.views else None
         was = ctx.role
         ctx.views.append(view)
         ctx.role = self._role(view, was)
-        self.proposal, self._need_since, self.paused = None, None, False
+        self.proposal = self._need_since = None
+        self._node.pause.end()
+        if before is not None:
+            self._node.admission.on_lost(self._lost(before, view))
         ctx.wishes.forget(view, before)
         self._keep_opinions(view, before)
         if ctx.role == Role.MEMBER:
@@ -371,11 +394,19 @@ class Views:
             self._persist(self.acceptor)
         elif ctx.role != Role.LEAVER:
             self.acceptor = None
+            if ctx.role == Role.LEARNER:  # it may be dead by the time that a view makes it a member
+                ctx.emit(Persist(LastWords(ctx.run, ctx.id, ctx.me.incarnation, view, None, None)))
         ctx.trace("view", view=view.id, first_step=view.first_step, abort=view.abort, role=str(ctx.role),
                   members=[m.name for m in view.members], learners=[p.name for p in view.learners],
                   reason=view.reason)  # fmt: skip
+        self._node.force.installed(view, before)
         self._relink(view, {p.id for p in before.everybody()} if before is not None else set())
         self._node.on_installed(view, was)
+
+    def _lost(self, before: View, view: View) -> list[str]:
+        """Who was left out by `view` for its silence: not those that asked for it, nor those that are proven gone."""
+        left = [p.id for p in before.everybody() if not view.member(p.id) and not view.learner(p.id)]
+        return [p for p in left if p != self._ctx.id and p not in self.gone and p not in self._ctx.wishes.leaving]
 
     def _keep_opinions(self, view: View, before: View | None) -> None:
         """Who is gone or suspected still is, unless it is out of the view, or back as a new incarnation."""
@@ -398,7 +429,9 @@ class Views:
 
     def _relink(self, view: View, before: set[str]) -> None:
         for info in view.everybody():
-            if info.id != self._ctx.id:
+            if view.is_cut(info.id, self._ctx.id):
+                self._ctx.emit(Disconnect(info.id, "the link was cut by order of an operator"))
+            elif info.id != self._ctx.id:
                 self._ctx.emit(Connect(info))
         for peer in sorted(before - {p.id for p in view.everybody()} - {self._ctx.id}):
             self._ctx.emit(StopSeal(peer))

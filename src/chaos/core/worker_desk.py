@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 STOP_ON_NONFINITE = "on_nonfinite=stop"
 """How the fingerprint's options spell that a non-finite gradient ends the run."""
+BY_HAND_AND_SKIP = (
+    "scripts that call run.sync() must make every update themselves, so none may be left out; "
+    "found the run with --straggler wait"
+)
 
 
 @dataclass
@@ -60,6 +64,14 @@ class Worker:
     script_ended: bool = False
     ending: bool = False
     """It was told to come to its end."""
+    since: float = 0.0
+    """When it was told to go on computing."""
+    epoch: int = 0
+    """The run's epoch at that time."""
+    passed: int | None = None
+    """The epoch in which it last went through its private data."""
+    behind: bool = False
+    """It was late for so long that results it needs are not kept: once it stands at a boundary, it heals."""
     by_hand: bool = False
     """Its script may change reduced gradients before the update."""
 
@@ -74,6 +86,7 @@ class WorkerDesk:
         self.known: Worker | None = None
         """The last worker, dead or alive: what joiners' fingerprints are compared with."""
         self._snapshot_at: set[int] = set()
+        self._welcome_due: tuple[bool, int] | None = None
 
     # --- what the worker says ------------------------------------------------------------------------------
 
@@ -90,7 +103,10 @@ class WorkerDesk:
         worker, steps = self.worker, self._node.steps
         if worker is None or worker.welcomed:
             return
-        worker.welcomed = True
+        if self._buffer_in_use():
+            self._welcome_due = founder, seed
+            return
+        worker.welcomed, self._welcome_due = True, None
         answer = Welcome(
             self._ctx.id, self._ctx.me.name, self._ctx.run, seed, 0, 0, founder, steps.finished, steps.data
         )
@@ -101,6 +117,11 @@ class WorkerDesk:
         else:
             self._proceed(member=False)
 
+    def _buffer_in_use(self) -> bool:
+        """The contribution of a worker that died may still be sent: its successor must not write there yet."""
+        step = self._node.steps.finished + 1
+        return self._ctx.role in (Role.MEMBER, Role.LEAVER) and self._node.steps.contributed_bytes(step)
+
     def on_boundary(self, message: Boundary) -> None:
         worker = self.worker
         if worker is None:
@@ -110,11 +131,24 @@ class WorkerDesk:
         worker.warmed = True
         worker.by_hand = worker.by_hand or message.by_hand
         self._ctx.trace("boundary", applied=message.applied, compute_s=round(message.compute_s, 6))
+        if worker.by_hand and self._node.stragglers.limit_s:
+            self._decline(BY_HAND_AND_SKIP)
+            return
         part, step, worker.computing = message.contribution, worker.computing, 0
+        if part is not None and part.pass_done:
+            worker.passed = worker.epoch
         worker.contributed = message.applied + 1 if part is not None else 0
         if part is not None and step == message.applied + 1 == self._node.steps.finished + 1:
+            part = msgspec.structs.replace(part, compute_s=message.compute_s)
             self._node.steps.contribute(step, self._completed(part))
         self.pump()
+
+    def on_applied(self, step: int) -> None:
+        """The memory of results that a learner's worker has read is needed for those to come."""
+        worker = self.worker
+        if worker is not None and worker.applied is not None and not worker.loading:
+            worker.holds = max(worker.holds, step)
+            self._node.steps.release()
 
     def on_declare(self, message: DeclareData) -> None:
         if self.worker is None:
@@ -156,6 +190,7 @@ class WorkerDesk:
     def died(self) -> None:
         """The process is gone; what it left in shared memory stays."""
         self.worker = None
+        self._welcome_due = None
         self._snapshot_at.clear()
 
     def _decline(self, reason: str) -> None:
@@ -184,6 +219,7 @@ class WorkerDesk:
         if self.worker is not None:
             self.worker.applied = None
             self.worker.computing = 0
+            self.worker.behind = False
             self.worker.stale_load = self.worker.loading
 
     def load(self, manifest: StateManifest) -> None:
@@ -198,12 +234,18 @@ class WorkerDesk:
             return self._node.learner.base_step if self._ctx.role == Role.LEARNER else finished
         if self.worker.applied is None:
             return self._node.learner.base_step
-        return self.worker.holds
+        return finished if self.worker.behind else self.worker.holds
 
     def pump(self) -> None:
         """While the worker waits at a boundary: commits in order, then the signal to go on."""
+        if self._welcome_due is not None:
+            self.welcome(*self._welcome_due)
         worker, steps = self.worker, self._node.steps
         if worker is None or not worker.at_boundary or worker.loading or worker.script_ended:
+            return
+        if worker.behind:
+            worker.behind = False
+            self._node.lost_track("its worker was late for so long that results it needs are not kept any more")
             return
         if worker.applied is None:
             self._node.learner.offer_state()
@@ -236,7 +278,7 @@ class WorkerDesk:
     def _go_on(self) -> None:
         steps, step = self._node.steps, self._node.steps.finished + 1
         departure, role = self._node.departure, self._ctx.role
-        if steps.contributed(step) and (role != Role.LEAVER or step <= departure.until):
+        if steps.contributed(step) and (role != Role.LEAVER or step <= departure.last_step()):
             return
         if role == Role.LEAVER or departure.leaving_now():
             self._proceed(member=True, leaving=True)
@@ -251,6 +293,7 @@ class WorkerDesk:
         worker.at_boundary = False
         step = steps.finished + 1
         worker.computing = step if member and not leaving else 0
+        worker.since, worker.epoch = self._ctx.now, steps.data.epoch
         worker.ending = worker.ending or leaving
         members = len(self._ctx.view.members) if self._ctx.views else 1
         role = "member" if member else "learner"
@@ -270,13 +313,25 @@ class WorkerDesk:
         if worker is not None and (worker.script_ended or worker.ending):
             if steps.others_contribute(step) or self._ctx.role == Role.LEAVER:
                 steps.contribute(step, self._empty())
+        elif worker is not None and 0 < worker.computing < step and self._node.stragglers.limit_s:
+            if steps.others_wait(step):
+                self.leave_out(step)
         elif worker is None or (worker.computing != step and not worker.by_hand):
             steps.contribute(step, self._empty())
 
-    def _empty(self) -> Contribution:
+    def leave_out(self, step: int) -> None:
+        """The worker is late for `step`, or still at an older one: what it computes now will count nowhere."""
         worker = self.worker
+        assert worker is not None
+        part = msgspec.structs.replace(self._empty(), late=True, compute_s=self._ctx.now - worker.since)
+        self._node.steps.contribute(step, part)
+
+    def _empty(self) -> Contribution:
+        worker, passed = self.worker, False
         want = worker.want if worker is not None and not worker.script_ended else 0
-        return self._completed(Contribution(0.0, True, None, (), b"", b"", want, False))
+        if worker is not None:
+            passed = worker.passed is not None and worker.passed == self._node.steps.data.epoch
+        return self._completed(Contribution(0.0, True, None, (), b"", b"", want, passed))
 
     def _completed(self, part: Contribution) -> Contribution:
         """With what the agent knows: the run's data, where this worker was the one to declare it."""

@@ -74,6 +74,10 @@ class Contribution(Record, frozen=True):
     """Private data: this worker has gone through its dataset at least once in this epoch."""
     declares: tuple[Annotated[str, Meta(pattern="^(shard|private)$")], Count] | None = None
     """Kind and length of the dataset, filled in by the agent from `DeclareData`; the first commit with one counts."""
+    compute_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    """Seconds that the worker computed for this step, filled in by the agent; for a late one: so far. 0: unknown."""
+    late: bool = False
+    """The worker was left out, as it was late. Its samples go back to the pool."""
 
 
 class BucketReady(ToAgent, frozen=True):
@@ -96,6 +100,12 @@ class Boundary(ToAgent, frozen=True):
     """Seconds since the last `Proceed`, i.e. what the user's code took."""
     by_hand: bool = False
     """The script took the reduced gradients by `run.sync()` and may change them: nobody else can replay its updates."""
+
+
+class Applied(ToAgent, frozen=True):
+    """A learner's worker, which may wait at its boundary for long, has read and applied the result of `step`."""
+
+    step: Count
 
 
 class StateLoaded(ToAgent, frozen=True):
@@ -229,6 +239,7 @@ FromWorker = (
     | DeclareData
     | BucketReady
     | Boundary
+    | Applied
     | StateLoaded
     | StateRefused
     | SnapshotPrepared

@@ -5,25 +5,24 @@ With shards of one size s, donor n is done after
     l_n + c_n * (o_n + s / b_n)
 
 seconds, where c_n is its number of shards, l_n its latency, o_n its cost per shard and b_n its rate. The
-plan minimises the largest of these over the donors that send anything.
+plan minimises the largest of these over the donors that send anything. docs/planning.md has the proofs.
 
-- For one size, giving the next shard to the donor that would finish it earliest is optimal: it takes the
-  smallest values out of the union of the donors' (ascending) finish times.
+- For one size, `dealing.deal` is optimal: the next shard goes to the donor that would finish it earliest.
 - Sizes form a divisibility chain. Without costs per shard, whatever can be done with a size can be done with
   each of its divisors, so the smallest is best; with costs every size is tried.
-- The joiner's downlink is not modelled shard by shard: it only bounds the finish from below, as if the
-  donors' streams could share it without loss.
+- The joiner's downlink bounds the finish from below, as if the donors' streams could share it without loss.
+  `flow.plan` has it, and every other shared link, as a constraint.
 - The last shard may be shorter than the others and is charged in full.
 """
 
 from __future__ import annotations
 
-import heapq
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from chaos.core.errors import ChaosError
+from chaos.planning.dealing import Pace, deal, lower_bound, makespan
 
 MAX_SECONDS = 1e9
 """Bound of latencies and costs per shard (some 30 years): keeps sums of products finite."""
@@ -31,9 +30,8 @@ MAX_SECONDS = 1e9
 MAX_RATE = 1e15
 """Bound of bandwidths in B/s, for the same reason."""
 
-_ROUNDING = 1e-12
-"""Relative amount by which the closed-form start stays below the level it aims at. Far above the rounding
-of its sums, so that it never hands out a shard that the greedy would have given to somebody else."""
+MAX_BYTES = 2**63 - 1
+"""Bound of states and shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +65,14 @@ class Donor:
         rate = self.bandwidth if self.cap is None else min(self.bandwidth, self.cap)
         return rate if rate >= 1.0 else 0.0
 
+    def pace(self, shard_bytes: int) -> Pace | None:
+        """Its exact pace with shards of this size; None for a donor that can give nothing."""
+        rate = self.rate
+        if not rate:
+            return None
+        above, below = rate.as_integer_ratio()
+        return Pace(Fraction(self.latency_s), Fraction(self.overhead_s) + Fraction(shard_bytes * below, above))
+
     def shard_s(self, shard_bytes: int) -> float:
         """Seconds that one shard of `shard_bytes` keeps the donor busy. Needs a rate above 0."""
         return self.overhead_s + shard_bytes / self.rate
@@ -88,10 +94,10 @@ class ShardRequest:
     """The joiner's own B/s; None: unknown or no limit."""
 
     def __post_init__(self) -> None:
-        if self.state_bytes <= 0:
-            raise ChaosError(f"state of {self.state_bytes} bytes: there is nothing to plan, give its size")
-        if not self.chain or self.chain[0] <= 0:
-            raise ChaosError(f"shard sizes {self.chain}: give one or more sizes above 0 bytes")
+        if not 0 < self.state_bytes <= MAX_BYTES:
+            raise ChaosError(f"state of {self.state_bytes} bytes: give its size, 1 to {MAX_BYTES}")
+        if not self.chain or self.chain[0] <= 0 or self.chain[-1] > MAX_BYTES:
+            raise ChaosError(f"shard sizes {list(self.chain)}: give one or more sizes of 1 to {MAX_BYTES} bytes")
         for smaller, larger in zip(self.chain, self.chain[1:], strict=False):
             if larger <= smaller or larger % smaller:
                 raise ChaosError(f"shard sizes {smaller} and {larger}: list them ascending, each dividing the next")
@@ -116,24 +122,32 @@ class ShardPlan:
 
 def plan(request: ShardRequest) -> ShardPlan:
     """The shard size and the counts with the earliest finish; of equal sizes the smaller one."""
-    costly = any(donor.overhead_s > 0 for donor in request.donors)
-    sizes = request.chain if costly else request.chain[:1]
-    best_s, best_size, best_counts = math.inf, 0, [0]
-    for size in sizes:
-        counts = _greedy(request.donors, size, -(-request.state_bytes // size))
-        finish_s = _makespan(request.donors, counts, size)
-        if finish_s < best_s:
-            best_s, best_size, best_counts = finish_s, size, counts
-
+    finish, size, counts = _best(request)
     pooled_s = request.state_bytes / sum(donor.rate for donor in request.donors)
     downlink_s = request.state_bytes / request.downlink if request.downlink else 0.0
     return ShardPlan(
-        shard_bytes=best_size,
-        counts={donor.name: count for donor, count in zip(request.donors, best_counts, strict=True)},
-        finish_s=max(best_s, downlink_s),
+        shard_bytes=size,
+        counts={donor.name: count for donor, count in zip(request.donors, counts, strict=True)},
+        finish_s=max(float(finish), downlink_s),
         limit_s=max(pooled_s, downlink_s),
-        reason=_reason(request, best_size, best_counts, best_s, downlink_s),
+        reason=_reason(request, size, counts, float(finish), downlink_s),
     )
+
+
+def _best(request: ShardRequest) -> tuple[Fraction, int, list[int]]:
+    """Finish, size and counts. Sizes whose lower bound is worse than what was found are not dealt out."""
+    usable = [donor for donor in request.donors if donor.rate]
+    sizes = request.chain if any(donor.overhead_s > 0 for donor in usable) else request.chain[:1]
+    number = {size: -(-request.state_bytes // size) for size in sizes}
+    times = {size: [(donor.latency_s, donor.shard_s(size)) for donor in usable] for size in sizes}
+    found: list[tuple[Fraction, int, list[int]]] = []
+    for bound, size in sorted((lower_bound(times[size], number[size]), size) for size in sizes):
+        if found and bound > min(found)[0]:
+            break
+        paces = [donor.pace(size) for donor in request.donors]
+        counts = deal(paces, number[size])
+        found.append((makespan(paces, counts), size, counts))
+    return min(found)
 
 
 def assign(shard_ids: Sequence[int], shard_bytes: int, donors: Sequence[Donor]) -> dict[str, tuple[int, ...]]:
@@ -149,7 +163,8 @@ def assign(shard_ids: Sequence[int], shard_bytes: int, donors: Sequence[Donor]) 
         raise ChaosError("a shard is listed twice: name every missing shard once")
     runs: dict[str, tuple[int, ...]] = {}
     start = 0
-    for donor, count in zip(donors, _greedy(donors, shard_bytes, len(shard_ids)), strict=True):
+    counts = deal([donor.pace(shard_bytes) for donor in donors], len(shard_ids))
+    for donor, count in zip(donors, counts, strict=True):
         runs[donor.name] = tuple(shard_ids[start : start + count])
         start += count
     return runs
@@ -163,44 +178,6 @@ def _check_donors(donors: Sequence[Donor]) -> None:
     if not any(donor.rate for donor in donors):
         listed = ", ".join(names) or "none listed"
         raise ChaosError(f"no donor has bandwidth to spare ({listed}): raise their caps or wait for others")
-
-
-def _greedy(donors: Sequence[Donor], shard_bytes: int, count: int) -> list[int]:
-    """Shards per donor; ties go to the donor listed first. Takes O(N log N), whatever the count."""
-    counts = _start(donors, shard_bytes, count)
-    heap = [(donor.finish_s(counts[index] + 1, shard_bytes), index) for index, donor in enumerate(donors) if donor.rate]
-    heapq.heapify(heap)
-    for _ in range(count - sum(counts)):
-        index = heap[0][1]
-        counts[index] += 1
-        heapq.heapreplace(heap, (donors[index].finish_s(counts[index] + 1, shard_bytes), index))
-    return counts
-
-
-def _start(donors: Sequence[Donor], shard_bytes: int, count: int) -> list[int]:
-    """Counts that the greedy reaches in any case: what is done just before divisible work would all be.
-
-    Were shards divisible, all donors in use would finish at one level T, with sum (T - l_n) / t_n = count.
-    Whole shards that finish before T are at most `count`, so they are among the `count` earliest.
-    """
-    usable = [index for index, donor in enumerate(donors) if donor.rate]
-    level, speed, head_start = math.inf, 0.0, 0.0
-    for index in sorted(usable, key=lambda index: donors[index].latency_s):
-        donor = donors[index]
-        if donor.latency_s >= level:
-            break
-        speed += 1 / donor.shard_s(shard_bytes)
-        head_start += donor.latency_s / donor.shard_s(shard_bytes)
-        level = (count + head_start) / speed
-    level *= 1 - _ROUNDING
-    counts = [0] * len(donors)
-    for index in usable:
-        counts[index] = max(0, int((level - donors[index].latency_s) / donors[index].shard_s(shard_bytes)))
-    return counts
-
-
-def _makespan(donors: Sequence[Donor], counts: Sequence[int], shard_bytes: int) -> float:
-    return max(d.finish_s(c, shard_bytes) for d, c in zip(donors, counts, strict=True) if c)
 
 
 def _reason(request: ShardRequest, size: int, counts: Sequence[int], donors_s: float, downlink_s: float) -> str:

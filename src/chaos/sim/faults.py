@@ -1,37 +1,29 @@
-"""Random runs with faults: one seed, one schedule. Shared by the test and by whoever searches more seeds."""
+"""What can go wrong, one verb each. Every fault that lasts ends by itself, or with `cease`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable
 
 from chaos.core import events as ev
 from chaos.core.context import Role
-from chaos.sim.peer import SimPeer
+from chaos.core.messages import Goodbye, PeerMessage, Seal
+from chaos.sim.network import Pair
+from chaos.sim.peer import ClockSkew, SimPeer
+from chaos.sim.symbols import peer_id
 from chaos.sim.world import World
 
-CALM = 45.0
-"""Seconds after the last fault by which everything has to have healed: a few time-outs one after the other."""
+STRANGER = "f" * 16
 
 
-class FaultRun:
-    """A run of 2 to 5 peers and joiners in which things break at random, and then a calm in which all must heal."""
+class Faults:
+    """Breaks things in a world. Peers are named by their index; `seconds` is how long a fault lasts."""
 
-    def __init__(self, seed: int, verbose: bool = False) -> None:
-        self.world = World(seed, verbose=verbose)
-        self.random = self.world.random
-        self.world.network.latency = self.random.choice([0.0005, 0.002, 0.02])
-        self.world.compute = self.random.choice([0.02, 0.05, 0.2])
-        self.world.network.bulk_delay = self.random.choice([0.001, 0.02, 0.06])
-        self.world.network.hiccups = self.random.choice([0.0, 0.0, 0.02])
-        self.world.samples = self.random.choice([60, 400, 10_000])
-        self.world.by_hand = seed % 4 == 3
-        self.next_index = 0
-        self.lost_hosts: list[SimPeer] = []
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.leavers: list[SimPeer] = []
-        self.flaps: set[tuple[int, int]] = set()
-
-    # --- what may happen -------------------------------------------------------------------------------------
+        """Peers that were asked to leave."""
+        self.lost_hosts: list[SimPeer] = []
+        """Peers that nobody can ever prove dead: their votes are lost."""
 
     def living(self) -> list[SimPeer]:
         return [p for p in self.world.peers.values() if p.alive and p.stopped is None]
@@ -39,195 +31,153 @@ class FaultRun:
     def staying(self) -> list[SimPeer]:
         return [p for p in self.living() if p not in self.leavers]
 
-    def trained(self) -> list[SimPeer]:
-        """Members whose workers hold the state: without one of them, the run is lost."""
-        result = []
-        newest = max((p.node.ctx.view.id for p in self.world.members()), default=0)
-        for peer in self.world.members():
-            if peer.node.ctx.view.id < newest:
-                continue
-            worker = peer.node.worker.worker
-            if worker is not None and worker.applied is not None and peer.worker.alive and peer in self.staying():
-                result.append(peer)
-        return result
+    # --- peers ---------------------------------------------------------------------------------------------
 
-    def join(self) -> None:
-        contacts = [p for p in self.staying() if p.node.ctx.role == Role.MEMBER]
-        if contacts and len(self.living()) < 6:
-            self.world.join(self.next_index, self.random.choice(contacts).index)
-            self.next_index += 1
+    def join(self, index: int, contact: int, clock: ClockSkew | None = None) -> None:
+        self.world.join(index, contact, clock=clock)
 
-    def spare(self, victims: list[SimPeer]) -> bool:
-        """Whether the run can live without these: a quorum of present members that hold the state stays.
+    def crash(self, peer: SimPeer, sealed_after: float | None = None) -> None:
+        """SIGKILL of the agent; somebody proves it at once, or after some seconds."""
+        self.world.kill(peer, later=sealed_after)
 
-        A host that is lost for ever takes its vote with it, so those must stay few.
-        """
-        left = [p for p in self.trained() if p not in victims]
-        return len(left) >= 2 or (len(left) == 1 and not self.lost_hosts)
+    def crash_between(self, peer: SimPeer, actions: int) -> None:
+        """The agent dies after so many further actions, be it in the midst of what one event asks for."""
+        self.world.disturb()
+        peer.crash_after = actions
 
-    def kill_agents(self, count: int) -> None:
-        candidates = self.living()
-        if len(candidates) <= count:
-            return
-        victims = self.random.sample(candidates, count)
-        if not self.spare(victims):
-            return
-        for victim in victims:
-            fate = self.random.random()
-            if fate < 0.5:
-                self.world.kill(victim)
-            elif fate < 0.8:
-                self.world.kill(victim, later=self.random.uniform(0.1, 4.0))
-            elif not self.lost_hosts and len(self.trained()) >= 4:
-                self.world.kill(victim, seal=False)
-                self.lost_hosts.append(victim)
-            else:
-                self.world.kill(victim)
-                if self.random.random() < 0.7:
-                    self.world.heap.at(self.random.uniform(0.05, 3.0), partial(self.restart, victim))
+    def lose_host(self, peer: SimPeer, dark: bool) -> None:
+        """The host is gone for good, and its words with it; with `dark`, its links hang."""
+        self.world.kill(peer, seal=False, dark=dark)
+        self.lost_hosts.append(peer)
 
-    def restart(self, dead: SimPeer) -> None:
-        contacts = [p for p in self.staying() if p.node.ctx.role == Role.MEMBER]
-        if contacts and dead.info.id not in self.world.peers:
-            self.world.restart(dead, self.random.choice(contacts).index)
+    def restart(self, dead: SimPeer, contact: int, after: float) -> None:
+        """The agent is killed and starts anew on its host, as a new incarnation."""
+        self.crash(dead)
 
-    def kill_workers(self, count: int) -> None:
-        candidates = [p for p in self.living() if p.worker.alive and not p.worker.ended]
-        if len(candidates) >= count:
-            victims = self.random.sample(candidates, count)
-            if self.spare(victims):
-                for victim in victims:
-                    self.world.kill_worker(victim, restart=self.random.uniform(0.01, 1.0))
+        def again() -> None:
+            if dead.info.id not in self.world.peers:
+                there = self.world.peers.get(peer_id(contact))
+                members = [p for p in self.staying() if p.node.ctx.role == Role.MEMBER]
+                if there is None and members:
+                    there = members[0]
+                if there is not None:
+                    self.world.restart(dead, there.index)
 
-    def kill_mixed(self) -> None:
-        """An agent and another peer's worker in one moment."""
-        candidates = self.living()
-        if len(candidates) < 3:
-            return
-        one, two = self.random.sample(candidates, 2)
-        if self.spare([one, two]) and two.worker.alive and not two.worker.ended:
-            self.world.kill(one)
-            self.world.kill_worker(two, restart=self.random.uniform(0.01, 1.0))
+        self.world.heap.at(after, again)
 
-    def leave(self) -> None:
-        candidates = self.staying()
-        if len(candidates) > 2:
-            leaver = self.random.choice(candidates)
-            if self.spare([leaver]):
-                self.leavers.append(leaver)
-                leaver.handle(ev.LeaveRequested("asked to"))
+    def kill_worker(self, peer: SimPeer, restart: float | None) -> None:
+        self.world.kill_worker(peer, restart)
 
-    def flap(self) -> None:
-        """A link breaks, and comes back: at once, or after long enough to be noticed."""
-        pairs = [tuple(sorted((int(a, 16), int(b, 16)))) for a, b in self.world.network.links]
-        if pairs:
-            a, b = self.random.choice(sorted(set(pairs) - self.flaps) or sorted(pairs))
-            self.world.cut_link(a, b)
-            self.world.heap.at(self.random.choice([0.01, 0.3, 2.0, 6.0]), lambda: self.world.restore_link(a, b))
+    def leave(self, peer: SimPeer) -> None:
+        self.leavers.append(peer)
+        peer.post(lambda: peer.handle(ev.LeaveRequested("asked to")))
 
-    def isolate(self) -> None:
-        """A host drops off the network and comes back: its peers may have gone on without it."""
-        candidates = self.living()
-        victim = self.random.choice(candidates)
-        others = [p.index for p in candidates if p is not victim]
-        for other in others:
-            self.world.cut_link(victim.index, other)
+    def freeze(self, peer: SimPeer, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        self.world.disturb()
+        peer.freeze()
 
-        def back() -> None:
-            for other in others:
-                self.world.restore_link(victim.index, other)
+        def wake() -> None:
+            if peer.alive and peer.frozen:
+                self.world.disturb()
+                peer.wake()
 
-        self.world.heap.at(self.random.choice([0.2, 1.5, 4.0, 9.0]), back)
+        self.world.heap.at(seconds, wake)
 
-    def moment(self) -> Callable[[], bool]:
-        """A state that does not last: the next fault comes in its midst."""
-        phase = self.random.choice(["offer", "fetch", "load", "verify", "ready"])
-        ballot = self.random.choice([True, False])
-        return self.random.choice([
-            lambda: any(str(p.node.learner.phase) == phase for p in self.living()),
-            lambda: any((c := p.node.views.proposal) and (c.value is None) == ballot for p in self.living()),
-            lambda: any(p.node.steps.frozen for p in self.living()),
-            lambda: len({p.node.steps.finished for p in self.world.members()}) > 1,
-            lambda: len({p.node.ctx.view.id for p in self.living() if p.node.ctx.views}) > 1,
-            lambda: any(p.node.ctx.role == Role.LEAVER for p in self.living()),
-            lambda: any(r.fetching for p in self.living() for r in p.node.steps._rounds.values()),
-        ])  # fmt: skip
+    def slow(self, peer: SimPeer, lag_s: float, factor: float, seconds: float) -> None:
+        """A busy host: each event waits `lag_s`, the worker computes `factor` times as long."""
+        self.world.disturb()
+        peer.lag_s, peer.slowness = lag_s, factor
 
-    # --- a run -------------------------------------------------------------------------------------------------
+        def ends() -> None:
+            peer.lag_s, peer.slowness = 0.0, 1.0
 
-    def run(self) -> None:
+        self.world.heap.at(seconds, ends)
+
+    # --- network -------------------------------------------------------------------------------------------
+
+    def reset(self, pairs: Iterable[Pair]) -> None:
+        """Connections are lost, with the messages in them."""
+        self.world.disturb()
+        for pair in pairs:
+            self.world.network.reset(*pair)
+
+    def cut(self, pairs: Iterable[Pair], seconds: float) -> None:
+        """Links break, both ends know, and can't be made again for a while."""
+        self.world.disturb()
+        for a, b in pairs:
+            self.world.network.cut(a, b)
+            self.world.heap.at(seconds, lambda a=a, b=b: self.world.network.restore(a, b))  # type: ignore[misc]
+
+    def flap(self, pair: Pair, times: int, period: float) -> None:
+        """A link that breaks again and again."""
+        for turn in range(times):
+            self.world.heap.at(turn * period, lambda: self.cut([pair], period / 2))
+
+    def block(self, directions: Iterable[Pair], seconds: float) -> None:
+        """Nothing arrives in these directions (from, to), and nobody is told."""
+        self.world.disturb()
+        for src, dst in directions:
+            self.world.network.block(src, dst)
+            self.world.heap.at(seconds, lambda src=src, dst=dst: self._unblock(src, dst))  # type: ignore[misc]
+
+    def _unblock(self, src: str, dst: str) -> None:
+        self.world.disturb()
+        self.world.network.unblock(src, dst)
+
+    def partition(self, group: Iterable[str], seconds: float) -> None:
+        """These peers and the others don't hear each other."""
+        inside = list(group)
+        outside = [p.id for p in self.living() if p.id not in inside]
+        self.block([d for a in inside for b in outside for d in ((a, b), (b, a))], seconds)
+
+    def delay(self, directions: Iterable[Pair], extra: float, seconds: float) -> None:
+        self.world.disturb()
+        self.world.network.spike(directions, extra, seconds)
+
+    def order_link(self, one: SimPeer, other: SimPeer, seconds: float) -> None:
+        """An operator has a link cut, and after a while made again."""
+        self.world.disturb()
+        one.handle(ev.LinkWanted(other.id, False))
+        self.world.heap.at(seconds, lambda: self._want_back((one.id, other.id)))
+
+    def _want_back(self, ends: Pair) -> None:
+        for peer, other in (ends, ends[::-1]):
+            if (end := self.world.peers.get(peer)) is not None and end.alive and not end.frozen:
+                end.handle(ev.LinkWanted(other, True))
+
+    # --- bytes, strangers ----------------------------------------------------------------------------------
+
+    def corrupt_shards(self, count: int) -> None:
+        self.world.disturb()
+        self.world.corrupt_shards += count
+
+    def flip_bit(self, peer: SimPeer, ahead: int) -> None:
+        """In the result of a step to come, at this peer only."""
+        self.world.disturb()
+        self.world.corrupt.add((peer.index, peer.node.steps.finished + ahead))
+
+    def strange(self, victim: SimPeer, count: int) -> None:
+        """One who has no part in the run repeats to `victim` what was said lately."""
+        said: list[PeerMessage] = [m for m in self.world.overheard if not isinstance(m, Seal | Goodbye)]
+        for message in said[-count:]:
+            if victim.alive and not victim.frozen:
+                self.world.stranger_says(victim, message, STRANGER)
+
+    def cease(self) -> None:
+        """All that is not lost for ever works again."""
         world = self.world
-        world.found(0)
-        self.next_index = 1
-        for _ in range(self.random.randrange(1, 5)):
-            self.join()
-        world.run(world.now + self.random.uniform(0.05, 3.0))
-        faults = [
-            (self.join, 4),
-            (lambda: self.kill_agents(1), 4),
-            (lambda: self.kill_agents(2), 2),
-            (lambda: self.kill_workers(1), 4),
-            (lambda: self.kill_workers(2), 2),
-            (self.kill_mixed, 2),
-            (self.leave, 2),
-            (self.flap, 2),
-            (self.isolate, 1),
-        ]
-        kinds, weights = [f for f, _ in faults], [w for _, w in faults]
-        for _ in range(self.random.randrange(4, 18)):
-            self.random.choices(kinds, weights)[0]()
-            if self.random.random() < 0.5:
-                world.run(world.now + self.random.choice([0.001, 0.01, 0.05, 0.3, 1.0, 3.0]))
-            else:
-                world.reaches(self.moment(), 1.0)
-            world.promises.equal_states()
-            if not self.living():
-                return
-        self.settle()
+        world.network.heal()
+        world.corrupt_shards = 0
+        world.slow_steps = 0.0
+        world.corrupt.clear()
+        for ends in sorted({ends for p in self.living() for v in p.node.ctx.views[-1:] for ends in v.cut}):
+            self._want_back(ends)
+        for peer in list(world.peers.values()):
+            peer.lag_s, peer.slowness, peer.crash_after = 0.0, 1.0, None
+            if peer.frozen:
+                peer.wake()
 
-    def settle(self) -> None:
-        """Faults have ceased: all that can must have become members, and steps go on."""
-        world = self.world
-        world.run(world.now + 8.0)
-        if self.is_lost():
-            return
-        for joiner in self.living():
-            if (
-                joiner.node.ctx.role == Role.JOINER and not joiner.node.ctx.linked
-            ):  # its contact died before it knew anybody else: its user tries another
-                contact = self.random.choice(world.members()).info.id
-                world.contact(joiner, contact)
-        world.run_until(self.is_healthy, CALM)
-        before, epoch = max(world.promises.stable, default=0), world.epoch()
-        peers = self.living()
-        world.run_until(lambda: min(p.node.steps.stable for p in peers) >= before + 5, CALM)
-        if world.samples < 500:
-            world.run_until(lambda: world.epoch() > epoch + 1, 240.0)
-        world.promises.equal_states()
-        self.end()
-
-    def end(self) -> None:
-        """All scripts come to their end."""
-        world, peers = self.world, self.living()
-        furthest = max(p.node.steps.finished for p in peers)
-        for peer in peers:
-            world.ends[peer.index] = furthest + self.random.choice([2, 2, 3, 5])
-        world.run_until(lambda: all(p.stopped is not None for p in peers), CALM)
-        codes = {p.info.name: p.stopped for p in peers if p.stopped is not None and p.stopped.code != 0}
-        assert not codes, f"seed {world.seed}: {codes}"
-
-    def is_lost(self) -> bool:
-        """All workers with the state died at once, or the quorum is gone for good: nobody can go on."""
-        stops = [p.stopped for p in [*self.world.peers.values(), *self.world.dead] if p.stopped is not None]
-        return any(stop.code == 5 for stop in stops)
-
-    def is_healthy(self) -> bool:
-        peers = self.living()
-        if not peers:
-            return True
-        for peer in peers:
-            if peer in self.leavers or peer.node.ctx.role != Role.MEMBER or peer.node.views.suspects:
-                return False
-        views = {p.node.ctx.view.id for p in peers}
-        present = {p.info.id for p in peers}
-        return len(views) == 1 and set(peers[0].node.ctx.view.member_ids()) == present
+    def contact(self, peer: SimPeer, contact: int) -> None:
+        """A joiner's user tries another member."""
+        self.world.contact(peer, peer_id(contact))

@@ -161,16 +161,17 @@ class Network:
         if former is not None:
             for end, other in (pair, pair[::-1]):
                 if end in former.ends:
+                    former.ends.discard(end)
                     self._tell_down(end, other, "replaced by a newer link")
-        self.links[pair] = Link({a, b})
-        self._tell_up(one, two)
-        self._tell_up(two, one)
+        link = self.links[pair] = Link({a, b})
+        self._tell_up(link, one, two)
+        self._tell_up(link, two, one)
 
     def _fails(self, pair: Pair) -> bool:
         return self.is_blocked(*pair) or self.is_blocked(*pair[::-1])
 
-    def _tell_up(self, peer: Endpoint, other: Endpoint) -> None:
-        link, run = self.links[pair_of(peer.info.id, other.info.id)], other.run
+    def _tell_up(self, link: Link, peer: Endpoint, other: Endpoint) -> None:
+        run = other.run
 
         def up() -> None:
             if peer.info.id in link.ends:
@@ -183,7 +184,7 @@ class Network:
         there = self._peers.get(peer)
         if there is not None:
             told = there
-            self._heap.at(0.0, lambda: told.post(lambda: told.handle(ev.LinkDown(other, reason))))
+            told.post(lambda: told.handle(ev.LinkDown(other, reason)))
         self._heap.at(3 * self.latency, lambda: self.connect(peer, other))
 
     def close(self, src: str, dst: str, reason: str) -> None:
@@ -193,7 +194,7 @@ class Network:
         if link is None or src not in link.ends:
             return
         link.ends.discard(src)
-        self._tell_down(src, dst, reason)
+        self._heap.at(0.0, lambda: self._tell_down(src, dst, reason))  # not within what the node is doing now
 
         def fin() -> None:
             if self.is_blocked(src, dst) and dst in link.ends:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 SHARDS = 8
 """Shards of a snapshot."""
-ROUTES_S = 0.5
-"""Routes are looked up anew so often, as the agent does."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ class SimPeer:
         self._serving: dict[str, int] = {}
         """Per learner, the number of the request for shards that counts."""
         self._routes: dict[str, str] = {}
-        self._routed_at: float | None = None
+        self._routed_by: tuple[int, tuple[str, ...]] | None = None
+        """What the routes were made of."""
         self.worker.start()
         self._tick()
 
@@ -152,14 +151,13 @@ class SimPeer:
         match event:
             case ev.WorkerSaid(wm.Boundary(applied, part, _)) if part is not None:
                 self.buffer = applied + 1
-            case ev.LinkUp() | ev.LinkDown():
-                self._routed_at = None
 
     def next_hop(self, dst: str) -> str | None:
         """Where this peer's transport sends what is for a peer without a direct link."""
-        if self._routed_at is None or self.world.now - self._routed_at >= ROUTES_S:
-            self._routes = next_hops(self.id, self.node.ctx.linked, self.node.liveness.neighbours)
-            self._routed_at = self.world.now
+        liveness, linked = self.node.liveness, self.node.ctx.linked
+        known = liveness.topology, tuple(linked)
+        if self._routed_by != known:
+            self._routes, self._routed_by = next_hops(self.id, linked, liveness.neighbours), known
         return self._routes.get(dst)
 
     # --- the node's actions --------------------------------------------------------------------------------
@@ -186,10 +184,12 @@ class SimPeer:
                 world.try_seal(self, other)
             case act.StopSeal(peer):
                 self.sealing.discard(peer)
-            case act.SendGoodbye(peers, reason):
+            case act.SendGoodbye(peers, reason, complete):
                 if self.words is not None:
                     for peer in peers:
-                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason)))
+                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason, complete)))
+            case act.Tell(text):
+                self._note("told", {"text": text})
             case act.Stop():
                 self.stopped = action
                 world.heap.at(0.05, lambda: world.kill(self, gently=True))
@@ -310,7 +310,10 @@ class SimPeer:
         return (self.index, step) in self.world.corrupt
 
     def compute_s(self) -> float:
-        return self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness
+        seconds = self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness
+        if self.world.slow_steps and self.world.random.random() < self.world.slow_steps:
+            seconds += self.world.random.choice([0.3, 1.0, 4.0])
+        return seconds
 
     def ends_after(self, applied: int) -> bool:
         end = self.world.ends.get(self.index, self.world.steps)

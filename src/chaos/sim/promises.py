@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from chaos.core.context import Role
 from chaos.core.messages import PeerMessage
+from chaos.core.types import PeerInfo
 
 if TYPE_CHECKING:
     from chaos.sim.peer import SimPeer
@@ -51,6 +52,8 @@ class Ledger:
     """Every (step, lineage) that this peer ever finished."""
     base: int = 0
     """The highest step it ever took over as (part of) a snapshot."""
+    members: tuple[PeerInfo, ...] = ()
+    """Of the view it had installed when it wrote its last line."""
     committed_at: float | None = None
     gated_at: float | None = None
     """Since when a promise without freeze keeps it from opening a step."""
@@ -74,6 +77,7 @@ class Promises:
             "view": self._on_view,
             "rejoin": self._on_restart,
             "catch_up": self._on_restart,
+            "learner": self._on_learner,
         }
 
     def broken(self, promise: str, text: str) -> NoReturn:
@@ -92,6 +96,11 @@ class Promises:
     def _on_restart(self, _peer: SimPeer, ledger: Ledger, _fields: dict[str, Any]) -> None:
         ledger.finished.clear()
         ledger.committed_at = ledger.gated_at = None
+
+    def _on_learner(self, _peer: SimPeer, ledger: Ledger, fields: dict[str, Any]) -> None:
+        """A learner that takes over a snapshot forgets what it had in its stead."""
+        if fields["phase"] == "fetch":
+            ledger.finished = {s: head for s, head in ledger.finished.items() if self.stable.get(s, head) == head}
 
     # --- I1: same step, same bytes ---------------------------------------------------------------------------
 
@@ -119,6 +128,7 @@ class Promises:
 
     def _on_view(self, peer: SimPeer, ledger: Ledger, fields: dict[str, Any]) -> None:
         ledger.gated_at = None
+        ledger.members = next((v.members for v in peer.node.ctx.views if v.id == fields["view"]), ())
         view = {name: value for name, value in fields.items() if name != "role"}
         number = view["view"]
         if self.views.setdefault(number, view) != view:
@@ -137,12 +147,12 @@ class Promises:
                 self.broken("I2", f"step {step} is stable with two lineages, one of them at {peer.info.name}")
             if known is None:
                 self._add_stable(step, head)
-            self._held_by_all(peer, step, head)
+            self._held_by_all(peer, ledger.members, step, head)
 
     # --- I3: applied everywhere, once ------------------------------------------------------------------------
 
-    def _held_by_all(self, peer: SimPeer, step: int, head: bytes) -> None:
-        for info in peer.node.ctx.view.members:
+    def _held_by_all(self, peer: SimPeer, members: tuple[PeerInfo, ...], step: int, head: bytes) -> None:
+        for info in members:
             other = self._world.peers.get(info.id)
             if other is not None and other.info == info:
                 ledger = self.ledger(other)
@@ -209,11 +219,12 @@ class Promises:
     def _patience(self) -> float:
         """How long a step, or a planned change, may take where nothing fails: far beyond what it needs.
 
-        A new member's first step waits for what it lacks, 0.5 s at most.
+        A new member's first step waits for what it lacks, 0.5 s at most; a late worker is waited for up to the limit.
         """
         world = self._world
         slowest = max((peer.slowness for peer in world.peers.values()), default=1.0)
-        return 1.0 + 1.5 * world.compute * slowest + 4 * world.network.bulk_delay + 60 * world.network.latency
+        late = 4.0 + world.straggler_limit_s if world.straggler_limit_s else 0.0
+        return 1.0 + 1.5 * world.compute * slowest + 4 * world.network.bulk_delay + 60 * world.network.latency + late
 
     def _no_stall(self, peer: SimPeer, ledger: Ledger, step: int) -> None:
         world, since = self._world, ledger.committed_at

@@ -70,7 +70,7 @@ class Reducer:
         self._retry()
 
     def _is_full(self, step: int) -> bool:
-        taken = self.results.keys() | {s for _, s in self._rounds}
+        taken = self.results.keys() | {s for (_, s), r in self._rounds.items() if r.arrived or r.finals}
         return step > self.finished and step not in taken and len(taken) >= SLOTS
 
     def _retry(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from chaos.core import worker_messages as wm
-from chaos.core.data import held, subtract
+from chaos.core.data import held
 from chaos.core.types import SampleRange, StateManifest
 from chaos.sim.symbols import FINGERPRINT, LAYOUT, Result, digest
 
@@ -42,12 +42,10 @@ class Worker:
         self.applied = 0
         self.chain = digest("initial", desk.index)
         self.ended = False
-        self._handed: tuple[tuple[int, int], ...] = ()
-        """Positions that it has used in this epoch, as far back as commits may not know of them yet."""
-        self._epoch = 0
         self._computed = 0
         """The step whose contribution it computed last as a member."""
         self._snapshots: set[int] = set()
+        self._learns = True
 
     def _say(self, message: wm.FromWorker, delay: float = LIGHT_S) -> None:
         self._desk.from_worker(self, message, delay)
@@ -67,7 +65,6 @@ class Worker:
                 self._say(wm.DeclareData("shard", self._desk.samples, 2 * BATCH))
             case wm.LoadState(manifest):
                 self.applied, self.chain = manifest.step, manifest.scalars
-                self._handed = ()
                 self._say(wm.StateLoaded(manifest.step))
             case wm.Commit():
                 self._apply(message, head)
@@ -94,6 +91,8 @@ class Worker:
             if self._desk.by_hand and self._computed == message.step:
                 self.chain = digest(self.chain, "changed by hand")
         self._desk.applied(self, head)
+        if self._learns:
+            self._say(wm.Applied(self.applied))
         self._snapshot()
 
     def _snapshot(self) -> None:
@@ -108,22 +107,20 @@ class Worker:
             self._say(wm.Finished(self.applied))
             return
         compute = self._desk.compute_s()
-        part = None if message.role == "learner" else self._contribution(message)
+        self._learns = message.role == "learner"
+        part = None if self._learns else self._contribution(message)
         self._computed = 0 if part is None else message.step
         self._say(wm.Boundary(self.applied, part, compute, self._desk.by_hand), compute)
 
     def _contribution(self, message: wm.Proceed) -> wm.Contribution:
         data = message.data
-        if data.epoch != self._epoch:
-            self._epoch, self._handed = data.epoch, ()
         taken: list[tuple[int, int]] = []
         need = BATCH
-        for start, stop in subtract(held(data, self._desk.id), self._handed):
+        for start, stop in held(data, self._desk.id):
             cut = min(stop, start + need)
             if cut > start:
                 taken.append((start, cut))
                 need -= cut - start
-        self._handed = (*self._handed, *taken)[-64:]
         count = sum(stop - start for start, stop in taken)
         ranges = tuple(SampleRange(data.epoch, start, stop) for start, stop in taken)
         return wm.Contribution(float(count), count == 0, 1.0, ranges, b"\1", b"", 2 * BATCH, False)

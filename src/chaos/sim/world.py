@@ -71,6 +71,10 @@ class World:
         """(peer, step) whose result has a flipped bit."""
         self.by_hand = False
         """Scripts change the reduced gradients before each update: results alone don't give the state."""
+        self.straggler_limit_s = 0.0
+        """What the founder says: 0, or so many seconds until a late worker is left out of a step."""
+        self.slow_steps = 0.0
+        """How often a worker computes for 0.3 to 4 s more than usual."""
         self.corrupt_shards = 0
         """So many of the next shards arrive damaged."""
         self.trouble: float | None = None
@@ -79,7 +83,10 @@ class World:
 
     def config(self, founder: bool) -> NodeConfig:
         return NodeConfig(
-            verify=verify, min_peers=self.min_peers if founder else 1, checkpoint_every=self.checkpoint_every
+            verify=verify,
+            min_peers=self.min_peers if founder else 1,
+            straggler_limit_s=self.straggler_limit_s if founder else None,
+            checkpoint_every=self.checkpoint_every,
         )
 
     # --- time ------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from chaos.core.data import Span, held
 from chaos.core.errors import ChaosError, Refused, RemoteProtocolError
 from chaos.core.types import StateManifest
 from chaos.core.worker_messages import (
+    Applied,
     Boundary,
     Commit,
     Contribution,
@@ -173,6 +174,8 @@ class BoundaryLoop:
         means.snapshots.agree()
         self.applied = commit.step
         self.last = Outcome(commit.step, commit.loss, commit.weight, commit.skip, self.last.wait_s)
+        if self.now is not None and self.now.role == "learner":
+            self._link.send(Applied(self.applied))
         means.snapshots.take_due(self.applied, self.seed)
 
     def _touched(self, commit: Commit) -> list[bool]:
