@@ -53,10 +53,10 @@ three-join-ballots   all    safe    hide $three -DVIEWS=1 -DBALLOTS=3 -DCRASHES=
 three-join-views     all    safe    hide $three -DVIEWS=2 -DBALLOTS=1 -DCRASHES=1 -DSTEPS=1 -DDEMOTE=1
 three-join-rounds    all    safe    hide $three -DVIEWS=1 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=2
 witness              all    safe    hide $witness -DVIEWS=2 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=1
-two-and-a-witness    all    safe    hide -DPEERS=3 -DFOUNDERS=3 -DWITNESSES=4 -DVIEWS=2 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=1
+two-and-a-witness    all    safe    hide -DPEERS=3 -DFOUNDERS=3 -DWITNESSES=4 -DVIEWS=2 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=1
 four-crashes         all    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=3 -DSTEPS=0 -DCHANGES=1
 four-ballots         all    safe    hide $four  -DVIEWS=1 -DBALLOTS=3 -DCRASHES=1 -DSTEPS=0
-four-rounds          all    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=1
+four-rounds          all    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=0 -DSTEPS=1
 five-members         all    safe    hide $five  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=0
 five-crashes         sample safe    hide $five  -DVIEWS=1 -DBALLOTS=3 -DCRASHES=3 -DSTEPS=0
 five-two-joiners     sample safe    hide -DPEERS=7 -DFOUNDERS=5 -DCHANGES=2 -DVIEWS=2 -DBALLOTS=2 -DCRASHES=3 -DSTEPS=1
@@ -79,6 +79,7 @@ large_configurations() {
 two-join-large       all    safe    hide $two   -DVIEWS=2 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=1 -DDEMOTE=1
 three-views-large    all    safe    hide $three -DVIEWS=2 -DBALLOTS=1 -DCRASHES=2 -DSTEPS=1 -DDEMOTE=1
 three-rounds-large   all    safe    hide $three -DVIEWS=1 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=2
+four-rounds-crash    all    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=1
 four-leave-large     all    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=1 -DSTEPS=1 -DCHANGES=1
 four-rounds-large    all    safe    hide $four  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=1
 five-crashes-large   all    safe    hide $five  -DVIEWS=1 -DBALLOTS=2 -DCRASHES=2 -DSTEPS=0

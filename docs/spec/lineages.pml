@@ -67,11 +67,12 @@ hidden byte q, l;
 #define PROMISED(l) (MINE(l) -> promised[_pid] : 0)
 #define ACCEPTED(l) (MINE(l) -> accepted[_pid] : 0)
 
-/* Whose death counts in lineage l: its words have to be about l, unless NO_SPLIT. */
+/* Whose death counts in lineage l: who died in it, or before it came over to it (it has no vote there), but not who had
+ * left it (its vote there is in no words), unless NO_SPLIT. */
 #ifdef NO_SPLIT
 #define GONE(p, l) HAS(dead, p)
 #else
-#define GONE(p, l) (HAS(dead, p) && lineage[p] == (l))
+#define GONE(p, l) (HAS(dead, p) && !HAS(left[p], l))
 #endif
 
 #define ACTS(l) assert(!HAS(left[_pid], l)) /* a peer that has moved never acts under the old id */

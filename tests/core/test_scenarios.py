@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from msgspec.structs import replace
 
 from chaos.core import events as ev
 from chaos.core import worker_messages as wm
-from chaos.core.codec import encode_words
 from chaos.core.context import Role
 from chaos.core.learner import Phase
-from chaos.core.messages import Ack, LastWords, Ready, Seal, Sealed
+from chaos.core.messages import Ack, Ready
 from chaos.sim.peer import SimPeer
-from chaos.sim.symbols import peer_id, sign
+from chaos.sim.symbols import peer_id
 from chaos.sim.world import World
 from tests.core.test_outcomes import advance, check, start, traces
 
@@ -76,17 +74,6 @@ def test_a_learner_that_missed_an_aborting_view_is_not_promoted() -> None:
     learner.wake()
     world.compute = 0.02
     world.run_until(lambda: learner.node.ctx.role == Role.MEMBER, 20)
-    check(world)
-
-
-def test_words_about_another_lineage_prove_nothing() -> None:
-    """Who went over to a resumed run and died there may have voted here; its words don't say. docs/spec: no-split."""
-    world, (founder, other, third) = start(3)
-    view = replace(founder.node.ctx.view, lineage="two")
-    words = encode_words(LastWords("run", third.info.id, third.info.incarnation, view, None, None))
-    founder.handle(ev.Received(other.info.id, Seal(Sealed(words, sign(words)))))
-    assert not founder.node.views.gone
-    advance(world, founder, 3)
     check(world)
 
 

@@ -21,6 +21,8 @@ class Contest:
         for _ in range(3):
             world.network.latency = random.choice([0.1, 0.2, 0.3, 0.5])
             members = [p for p in world.members() if p.node.ctx.role == Role.MEMBER]
+            if len(members) < 2:
+                return
             victim = random.choice(members[1:])
             if len(members) > 3 and random.random() < 0.7:
                 world.kill(victim, later=random.uniform(0.0, 2.0))
