@@ -509,6 +509,22 @@ def test_a_leaver_whose_worker_dies_is_gone_all_the_same() -> None:
     check(world)
 
 
+def test_a_leaver_whose_worker_dies_in_the_midst_of_its_last_step() -> None:
+    """Bytes of its part are in the others' sums: it can't say any more that it has none, so the attempt is void."""
+    world, peers = start(3)
+    leaver = peers[2]
+    leaver.handle(ev.LeaveRequested("asked to"))
+    world.run_until(lambda: leaver.node.ctx.role == Role.LEAVER, 5)
+    step = leaver.node.steps.finished + 1
+    leaver.handle(ev.WorkerSaid(wm.BucketReady(step, 0, 4.0)))
+    world.kill_worker(leaver, restart=None)
+    world.run_until(lambda: leaver.stopped is not None, 5)
+    assert not leaver.node.steps.contributed(step)
+    world.run_until(lambda: peers[0].node.ctx.view.abort, 5)
+    advance(world, peers[0], 3)
+    check(world)
+
+
 def test_scripts_that_end_at_different_steps() -> None:
     """Who is through contributes nothing for those that go on until a view lets it go."""
     world, peers = start(3)

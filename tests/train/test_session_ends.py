@@ -19,7 +19,16 @@ from torch.nn import functional as F
 
 import chaos
 from chaos.core.errors import ChaosError, Refused, RemoteProtocolError
-from chaos.core.worker_messages import Boundary, Declined, Failed, Finished, FromWorker, Proceed, Register
+from chaos.core.worker_messages import (
+    Boundary,
+    BucketReady,
+    Declined,
+    Failed,
+    Finished,
+    FromWorker,
+    Proceed,
+    Register,
+)
 from chaos.train.agent_link import AgentLink
 from chaos.train.errors import AgentLost
 from tests.train.fake_agent import FakeAgent
@@ -107,6 +116,24 @@ def test_a_step_left_open_by_sync_is_finished(agents: Make) -> None:
 
     agent.run(script(agent, body))
     assert agent.peers[0].of(Finished)[0].applied == 1
+
+
+def test_a_step_whose_gradients_are_under_way_is_finished(agents: Make) -> None:
+    """The script breaks off between backward and step: the others may have summed what backward sent."""
+    agent = agents()
+
+    def body(model: nn.Module, run: chaos.Session) -> None:
+        for x, y in run.shard(DATA, 4):
+            F.mse_loss(model(x), y).backward()
+            if run.steps == 3:
+                break
+            run.step()
+
+    agent.run(script(agent, body))
+    sent = [message.step for message in agent.peers[0].of(BucketReady)]
+    last = agent.peers[0].of(Boundary)[-1].contribution
+    assert sent[-1] == 4 and last.weight == 4.0 and sum(r.stop - r.start for r in last.ranges) == 4
+    assert agent.peers[0].of(Finished)[0].applied == 4
 
 
 def test_the_agents_end_is_an_error_with_exit_code_3(agents: Make) -> None:

@@ -372,7 +372,6 @@ class Agent:
         match message:
             case BucketReady(step, segment, weight):
                 self._reducer.bucket_ready(step, segment, weight)
-                return
             case Register(layout=layout):
                 if self._memory is None:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))

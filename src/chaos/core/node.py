@@ -16,7 +16,7 @@ from chaos.core.actions import AnyAction, Disconnect, Stop
 from chaos.core.admission import Admission
 from chaos.core.codec import decode_words
 from chaos.core.context import Context, NodeConfig, Role
-from chaos.core.departure import LOST, START_AGAIN, Departure
+from chaos.core.departure import LOST, START_AGAIN, UNCONFIRMED, Departure
 from chaos.core.donor import Donor
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import (
@@ -502,8 +502,9 @@ class Node:
                 self.worker.on_boundary(message)
             case Applied(step):
                 self.worker.on_applied(step)
-            case BucketReady():
-                raise AssertionError("buckets are the driver's business")
+            case BucketReady(step):
+                if self.worker.worker is not None:
+                    self.worker.worker.handed = step
             case Register():
                 self.worker.on_register(message)
             case DeclareData():
@@ -583,6 +584,9 @@ class Node:
             self._worker_down(reason)
         elif self.ctx.role == Role.LEARNER:
             self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
+        elif self.ctx.role == Role.LEAVER and worker.handed > self.steps.finished:
+            # Its part can't be empty any more, as bytes of it are in the sums: the others have to void the attempt.
+            self.departure.stop(UNCONFIRMED, f"its worker died in the midst of step {worker.handed}, the last it owed")
         elif self.ctx.role == Role.LEAVER:
             self.worker.fill_in(self.steps.finished + 1)
 

@@ -54,6 +54,8 @@ class Worker:
     """The step that its script stands in: the contribution is made, the update is not; 0: none."""
     computing: int = 0
     """The step it was last told to compute a contribution for, as a member; 0: none."""
+    handed: int = 0
+    """The last step of whose contribution bytes were handed over while backward went on."""
     warmed: bool = False
     loading: bool = False
     stale_load: bool = False

@@ -229,8 +229,11 @@ class PeerRun(Run):
         try:
             if error is None and self._synced:
                 self._finish_synced()
+            if error is None and self._sent_weight is not None:  # the others may have summed these gradients already
+                self._meter.close_micro_batch(None, None)
+                self._complete()
             self._means.snapshots.close()
-            if _is_normal(error):
+            if _is_normal(error) and self._sent_weight is None:
                 self._link.send(Finished(self.steps, self._loop.digest()))
             else:
                 text = "".join(traceback.format_exception(error))
