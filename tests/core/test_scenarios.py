@@ -351,6 +351,23 @@ def test_a_learner_frees_what_its_worker_has_read() -> None:
     check(world)
 
 
+def test_a_learner_that_needs_long_does_not_fill_the_members_memory() -> None:
+    """Of large results only a few are kept; members kept them all for a learner, and had no room for the next step."""
+    world = World(1)
+    world.result_slots = 4
+    founder = world.found(0)
+    world.run_until(lambda: founder.node.steps.finished >= 3)
+    world.shard_s = 1.0
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.FETCH, 5)
+    before = founder.node.steps.finished
+    world.run(world.now + 4)
+    assert joiner.node.learner.phase == Phase.FETCH and founder.node.steps.finished > before + 50
+    world.shard_s = 0.002
+    world.run_until(lambda: len(world.members()) == 2, 30)
+    check(world)
+
+
 # --- state and samples ----------------------------------------------------------------------------------------------
 
 

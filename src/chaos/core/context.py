@@ -93,6 +93,11 @@ class Context:
     """Messages to myself, handled before `Node.handle` returns."""
 
     @property
+    def kept_results(self) -> int:
+        """Results that are kept for who is behind: half of those that there is memory for, lest the run finds none."""
+        return min(self.config.retain_results, self.result_slots // 2)
+
+    @property
     def id(self) -> str:
         return self.me.id
 

@@ -121,7 +121,7 @@ class Learner:
     def lost_track(self, reason: str) -> None:
         """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
         self._meter.losses += 1
-        worker, limit = self._node.worker.worker, self._ctx.config.retain_results
+        worker, limit = self._node.worker.worker, self._ctx.kept_results
         result_bytes = worker.layout.nbytes if worker is not None else 0
         decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
         self._late = False
@@ -268,7 +268,7 @@ class Learner:
 
     def _widen(self) -> None:
         """A step was past before the order came: aim further ahead, but not beyond the results that are kept."""
-        self._margin = min(2 * self._margin + 1, self._ctx.config.retain_results)
+        self._margin = min(2 * self._margin + 1, self._ctx.kept_results)
 
     def on_offer(self, src: str, message: SnapshotOffer) -> None:
         if self.phase == Phase.VERIFY and src == self._verify_donor:

@@ -499,7 +499,7 @@ class Steps:
             behind = self._node.donor.floor(info.id)
             if behind is not None and info.id != self._ctx.id:
                 behind = max(behind, self._acks.get(info.id, 0))
-                if behind > self.finished - self._ctx.config.retain_results:
+                if behind > self.finished - self._ctx.kept_results:
                     keep = min(keep, behind)
         if keep > self._released:
             self._released = keep

@@ -81,7 +81,7 @@ class Stragglers:
         if not self.limit_s or worker is None or not worker.computing or worker.applied is None or worker.behind:
             return
         lag = finished - worker.applied
-        if lag > min(self._ctx.config.retain_results, self._ctx.result_slots // 2):
+        if lag > self._ctx.kept_results:
             self._ctx.trace("lags", step=finished, applied=worker.applied, reason="no more results are kept for it")
             worker.behind = True
             self._node.donor.give_up()  # it may have been stopped in the midst of reading: its state is not to be had

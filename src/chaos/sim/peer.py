@@ -51,7 +51,8 @@ class SimPeer:
         self.crash_after: int | None = None
         """The process dies after so many further actions."""
         self.node = Node(self.info, world.config(founding is not None), founding)
-        self.reducer = Reducer(self.info.id, self)
+        self.reducer = Reducer(self.info.id, self, world.result_slots)
+        self.node.ctx.result_slots = world.result_slots
         self.worker = Worker(self)
         self.words: bytes | None = None
         self.trace: list[tuple[float, str, dict[str, Any]]] = []

@@ -11,9 +11,6 @@ from typing import Protocol
 from chaos.core.types import View
 from chaos.sim.symbols import Part, Result
 
-SLOTS = 64
-"""Results for which there is memory (`agent/shared_memory.py`): frames of further steps wait in their connection."""
-
 Frame = tuple[str, str, int, int, Result]
 """(kind, source, view id or mark, step, parts). Kinds: contribution, final, result."""
 
@@ -39,9 +36,10 @@ class Round:
 
 
 class Reducer:
-    def __init__(self, me: str, outlet: Outlet) -> None:
+    def __init__(self, me: str, outlet: Outlet, slots: int) -> None:
         self._me = me
         self._outlet = outlet
+        self._slots = slots
         self._views: tuple[View, ...] = ()
         self.finished = 0
         self._rounds: dict[tuple[int, int], Round] = {}
@@ -71,7 +69,7 @@ class Reducer:
 
     def _is_full(self, step: int) -> bool:
         taken = self.results.keys() | {s for (_, s), r in self._rounds.items() if r.arrived or r.finals}
-        return step > self.finished and step not in taken and len(taken) >= SLOTS
+        return step > self.finished and step not in taken and len(taken) >= self._slots
 
     def _retry(self) -> None:
         later, self._later = self._later, []

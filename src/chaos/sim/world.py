@@ -62,6 +62,8 @@ class World:
         """Seconds until the words of a dead peer on this host are found."""
         self.shard_s = 0.002
         """Seconds that a shard takes."""
+        self.result_slots = 64
+        """Results for which there is memory, as in the agent: frames of further steps wait in their connection."""
         self.samples = SAMPLES
         self.compute = 0.02
         """Seconds a worker computes for a step, on average."""
