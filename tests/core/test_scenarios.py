@@ -8,7 +8,7 @@ from chaos.core import events as ev
 from chaos.core import worker_messages as wm
 from chaos.core.context import Role
 from chaos.core.learner import Phase
-from chaos.core.messages import Ack, Ready
+from chaos.core.messages import Ack, Ready, ResultMissing
 from chaos.sim.peer import SimPeer
 from chaos.sim.symbols import peer_id
 from chaos.sim.world import World
@@ -368,6 +368,22 @@ def test_a_learner_that_needs_long_does_not_fill_the_members_memory() -> None:
     check(world)
 
 
+def test_who_lags_is_not_promoted_with_another() -> None:
+    """A view made members of all that had said to be ready, also of one whose link had swallowed the steps since."""
+    world, (founder,) = start(1)
+    slow = world.join(1, 0)
+    world.run_until(lambda: slow.node.learner.phase == Phase.VERIFY, 5)
+    steps = founder.node.steps
+    keeps_up = steps.keeps_up
+    steps.keeps_up = lambda peer: peer != slow.id and keeps_up(peer)  # type: ignore[method-assign]
+    quick = world.join(2, 0)
+    world.run_until(lambda: quick.node.ctx.role == Role.MEMBER, 5)
+    assert slow.id in founder.node.ctx.wishes.ready and founder.node.ctx.view.learner(slow.id) is not None
+    del steps.keeps_up
+    world.run_until(lambda: len(world.members()) == 3, 5)
+    check(world)
+
+
 # --- state and samples ----------------------------------------------------------------------------------------------
 
 
@@ -451,6 +467,20 @@ def test_a_step_whose_only_holder_dies_is_redone(seed: int) -> None:
     world.run_until(lambda: second.node.ctx.role == Role.LEARNER, 1)
     world.kill(second)
     advance(world, first, 3)
+    check(world)
+
+
+def test_a_member_that_is_refused_a_step_by_all_takes_a_snapshot() -> None:
+    """It asked for a step that nobody kept, and had view after view made without anybody being lost."""
+    world, (first, second) = start(2)
+    steps, before = first.node.steps, first.node.ctx.view.id
+    world.run_until(lambda: steps.running, 1)
+    steps._sources = {second.id}
+    steps._fetch(steps.opened, second.id)
+    first.handle(ev.Received(second.id, ResultMissing(steps.opened)))
+    world.run_until(lambda: first.node.ctx.role == Role.LEARNER, 2)
+    world.run_until(lambda: len(world.members()) == 2, 5)
+    assert first.node.ctx.view.id <= before + 3
     check(world)
 
 

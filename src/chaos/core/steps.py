@@ -404,12 +404,13 @@ class Steps:
             self._ctx.emit(ServeResult(src, message.view_id, message.step))
 
     def on_result_missing(self, src: str, message: ResultMissing) -> None:
-        """A learner takes a newer snapshot; a member asks the others."""
+        """A learner takes a newer snapshot; so does a member, once all that are ahead and alive have refused."""
         current = self._rounds.get(message.step)
         if current is None or current.fetching != src or current.fetched is not None:
             return
         self._sources.discard(src)
-        if self._ctx.role == Role.LEARNER:
+        others = {p.id for p in self._ctx.view.everybody() if p.id in self._sources}
+        if self._ctx.role == Role.LEARNER or not others:
             self._node.lost_track(f"the result of step {message.step} is not kept any more")
         else:
             self.refetch(src)

@@ -68,18 +68,16 @@ class Views:
             if peer in wishes.leaving and (peer not in wishes.done or finished > wishes.leaving[peer])
         )
 
-    def _promotable(self) -> bool:
-        """A ready learner that keeps up."""
-        steps, learners = self._node.steps, {p.id for p in self._ctx.view.learners}
-        return any(peer in learners and steps.keeps_up(peer) for peer in self._ready())
-
-    def _ready(self) -> dict[str, int]:
-        """Learners that may be promoted: one that has not installed the view may hold a step that it made void."""
-        view, beats = self._ctx.view, self._node.liveness.progress
+    def _promotable(self) -> dict[str, int]:
+        """Ready learners that keep up. One that has not installed the view may hold a step that it made void."""
+        view, beats, steps = self._ctx.view, self._node.liveness.progress, self._node.steps
         return {
             peer: step
             for peer, step in self._ctx.wishes.ready.items()
-            if (beat := beats.get(peer)) is not None and (beat.lineage, beat.view_id) == (view.lineage, view.id)
+            if view.learner(peer) is not None
+            and (beat := beats.get(peer)) is not None
+            and (beat.lineage, beat.view_id) == (view.lineage, view.id)
+            and steps.keeps_up(peer)
         }
 
     def needed(self) -> str:
@@ -205,7 +203,7 @@ class Views:
             if any(peer not in reports for peer in current.base.member_ids()):
                 self._propose(freeze=True)
                 return
-            wishes = replace(self._ctx.wishes, ready=self._ready())
+            wishes = replace(self._ctx.wishes, ready=self._promotable())
             value = planned(current.base, reports, wishes, self.releasing())
         else:
             silent = [p for p in current.base.member_ids() if p not in reports]
