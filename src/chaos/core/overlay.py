@@ -27,6 +27,9 @@ class Overlay:
         self._missing: dict[tuple[str, str], float] = {}
         """Links that an end says it has not, and since when."""
         self._looked_at = 0.0
+        self._fitted: tuple[tuple[str, ...], tuple[tuple[str, str], ...]] = (), ()
+        """Members and links of the plan that was made last."""
+        self._fit: tuple[int, ...] = ()
 
     # --- links by order ------------------------------------------------------------------------------------
 
@@ -60,12 +63,19 @@ class Overlay:
             return
         self._looked_at = ctx.now
         self._look()
-        fit = shares(ctx.view.member_ids(), self._standing(ctx.view)) if self._leads() else ctx.view.shares
+        fit = self._plan(ctx.view) if self._leads() else ctx.view.shares
         ctx.wishes.shares = fit if fit != ctx.view.shares else None
 
     def planned(self, view: View) -> View:
         """`view` with the sync plan for the links that will stand between its members."""
-        return replace(view, shares=shares(view.member_ids(), self._standing(view)))
+        return replace(view, shares=self._plan(view))
+
+    def _plan(self, view: View) -> tuple[int, ...]:
+        """Roots' shares for these members and links. Some milliseconds of work, so the last plan is remembered."""
+        fitted = view.member_ids(), self._standing(view)
+        if fitted != self._fitted:
+            self._fitted, self._fit = fitted, shares(*fitted)
+        return self._fit
 
     def _leads(self) -> bool:
         suspects = self._node.views.suspects
@@ -78,14 +88,14 @@ class Overlay:
         missing |= {(a, b) for a, b in self._pairs(self._ctx.view) if a not in said.get(b, (a,))}
         self._missing = {ends: self._missing.get(ends, self._ctx.now) for ends in sorted(missing)}
 
-    def _standing(self, view: View) -> list[tuple[str, str]]:
+    def _standing(self, view: View) -> tuple[tuple[str, str], ...]:
         """Links among the view's peers that are neither cut nor missing for long."""
         now = self._ctx.now
-        return [
+        return tuple(
             ends
             for ends in self._pairs(view)
             if ends not in view.cut and now - self._missing.get(ends, now) < SETTLED_S
-        ]
+        )
 
     def _pairs(self, view: View) -> list[tuple[str, str]]:
         ids = sorted(info.id for info in view.everybody())
