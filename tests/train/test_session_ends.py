@@ -118,6 +118,26 @@ def test_a_step_left_open_by_sync_is_finished(agents: Make) -> None:
     assert agent.peers[0].of(Finished)[0].applied == 1
 
 
+def test_the_last_outcome_outlasts_steps_of_nobody(agents: Make) -> None:
+    """At an epoch's end there are steps without samples; what a script prints then is the last loss."""
+    agent = agents()
+    agent.lag = 1
+    seen: list[float] = []
+
+    def body(model: nn.Module, run: chaos.Session) -> None:
+        for _ in run.epochs(1):
+            for x, y in run.shard(DATA, 4):
+                loss = F.mse_loss(model(x), y)
+                loss.backward()
+                run.step(loss)
+                seen.append(loss.item())
+        assert agent.commits[run.steps][0].weight == 0, "an empty step came last"
+        assert run.last.loss == pytest.approx(seen[-1]) and run.last.step < run.steps
+
+    agent.run(script(agent, body))
+    assert seen
+
+
 def test_a_step_whose_gradients_are_under_way_is_finished(agents: Make) -> None:
     """The script breaks off between backward and step: the others may have summed what backward sent."""
     agent = agents()

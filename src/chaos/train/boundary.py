@@ -173,7 +173,8 @@ class BoundaryLoop:
                 means.update.back_off()
         means.snapshots.agree()
         self.applied = commit.step
-        self.last = Outcome(commit.step, commit.loss, commit.weight, commit.skip, self.last.wait_s)
+        if commit.weight > 0:  # a step of nobody, at an epoch's end, tells the script nothing
+            self.last = Outcome(commit.step, commit.loss, commit.weight, commit.skip, self.last.wait_s)
         if self.now is not None and self.now.role == "learner":
             self._link.send(Applied(self.applied))
         means.snapshots.take_due(self.applied, self.seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Outcome:
-    """The last applied step."""
+    """The last applied step to which anybody contributed."""
 
     step: int = 0
     """Its number; 0 before the first."""

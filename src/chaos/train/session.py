@@ -198,7 +198,7 @@ class Session(AbstractContextManager["Session"]):
 
     @property
     def last(self) -> Outcome:
-        """The last step: mean loss over all contributors, why it was skipped, seconds of waiting."""
+        """The last step that had contributors: their mean loss, why it was skipped, seconds of waiting."""
         return self._entered.last
 
     @property
