@@ -2,52 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from random import Random
 
 from chaos.core.agreement import Acceptor
-from chaos.sim.calm import Calm
 from chaos.sim.peer import ClockSkew, SimPeer
-from chaos.sim.runs import Run
+from chaos.sim.runs import DrawnRun
 from chaos.sim.schedule import Schedule
-from chaos.sim.world import World
 
 START_S = 30.0
 
 
-class DuelRun(Run):
-    """A few changes, each with its proposer killed, stopped or cut off between two messages.
+class DuelRun(DrawnRun):
+    """A few changes, each with its proposer killed, stopped or cut off between two messages; those are its faults."""
 
-    Args: as of `RandomRun`; `omit` and `limit` count changes.
-    """
+    @staticmethod
+    def stream() -> str:
+        return "duel"
 
-    def __init__(
-        self,
-        seed: int,
-        peers: int | None = None,
-        steps: int = 0,
-        omit: Collection[int] = (),
-        limit: int | None = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(World(seed, verbose=verbose))
-        self._random = random = Random(f"duel {seed}")
-        self._omit, self._limit = omit, limit
-        self._initial = peers if peers is not None else random.randrange(3, 6)
+    @staticmethod
+    def few() -> tuple[int, int]:
+        return 3, 6
+
+    def _set_up(self, random: Random) -> Schedule:
         network = self.world.network
         network.latency = random.choice([0.001, 0.01])
         network.bulk_delay = random.choice([0.001, 0.02])
         self.world.compute = random.choice([0.05, 0.2])
         self.world.samples = random.choice([400, 10_000])
-        self._schedule = Schedule(self.faults, self.tally.note, self._initial + 2, skewed=False)
-        self.calm = Calm(self.faults, random, steps)
+        return Schedule(self.faults, self.tally.note, self._initial + 2, skewed=False)
 
     def run(self) -> None:
         world = self.world
         world.found(0, ClockSkew())
         world.run_until(lambda: bool(world.members()), 1.0)
         for _ in range(self._initial - 1):
-            self._schedule.join(self._random)
+            self.schedule.join(self._random)
         world.run_until(lambda: len(world.members()) == self._initial, START_S)
         world.run(world.now + 1.0)
         for number in range(self._random.randrange(1, 4)):
@@ -60,7 +50,7 @@ class DuelRun(Run):
 
     def _duel(self, dice: Random) -> None:
         """Give a reason for another view; once somebody proposes one, hit it, and perhaps the next one too."""
-        self._schedule.draw(dice, ("worker", "leave", "join", "crash", "partition"))
+        self.schedule.draw(dice, ("worker", "leave", "join", "crash", "partition"))
         for _ in range(dice.choice([1, 1, 2, 3])):
             self.world.reaches(self._moment(dice), 1.0)
             candidates = self._ahead() or self._proposers()
@@ -99,7 +89,7 @@ class DuelRun(Run):
         some = dice.sample(others, dice.choice([len(others), dice.randrange(1, len(others) + 1)])) if others else []
         seconds = dice.choice([0.5, 2.0, 5.0])
         how = dice.choice(["crash", "between", "freeze", "mute", "deaf", "partition"])
-        if how in ("crash", "between") and not self._schedule.spare([victim]):
+        if how in ("crash", "between") and not self.schedule.spare([victim]):
             return ""
         match how:
             case "crash":

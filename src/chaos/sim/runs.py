@@ -79,16 +79,12 @@ class Run(ABC):
         """Raises PromiseBroken."""
 
 
-Factory = Callable[[Collection[int], int | None], Run]
-"""Makes a run anew, without the faults of these numbers and with only so many of the first."""
-
-
-class RandomRun(Run):
-    """A run in which things break at random, and then a calm in which all must heal.
+class DrawnRun(Run):
+    """A run whose faults are drawn from its seed.
 
     Args:
         seed: of everything.
-        peers: at the beginning; None draws 2 to 5.
+        peers: at the beginning; None draws some.
         steps: at least so many become stable.
         omit: numbers of faults that are left out.
         limit: only so many faults are drawn.
@@ -104,18 +100,43 @@ class RandomRun(Run):
         verbose: bool = False,
     ) -> None:
         super().__init__(World(seed, verbose=verbose))
-        self._random = random = Random(f"schedule {seed}")
+        self._random = Random(f"{self.stream()} {seed}")
         self._omit, self._limit = omit, limit
-        self._initial = peers if peers is not None else random.randrange(2, 6)
-        self._set_up(random)
-        joins_only = seed % JOINS_ONLY == JOINS_ONLY - 1
-        if joins_only:
-            self.world.network.hiccups = 0.0
-        skewed = random.random() < 0.5
-        self.schedule = Schedule(self.faults, self.tally.note, self._initial + 3, skewed, joins_only)
-        self.calm = Calm(self.faults, random, steps)
+        self._initial = peers if peers is not None else self._random.randrange(*self.few())
+        self.schedule = self._set_up(self._random)
+        self.calm = Calm(self.faults, self._random, steps)
 
-    def _set_up(self, random: Random) -> None:
+    @staticmethod
+    @abstractmethod
+    def stream() -> str:
+        """Names the random numbers of this kind of run."""
+
+    @staticmethod
+    @abstractmethod
+    def few() -> tuple[int, int]:
+        """Peers at the beginning, where nobody says: from the first number to below the second."""
+
+    @abstractmethod
+    def _set_up(self, random: Random) -> Schedule:
+        """Draw the world's properties; give what draws its faults."""
+
+
+Factory = Callable[[Collection[int], int | None], Run]
+"""Makes a run anew, without the faults of these numbers and with only so many of the first."""
+
+
+class RandomRun(DrawnRun):
+    """A run in which things break at random, and then a calm in which all must heal."""
+
+    @staticmethod
+    def stream() -> str:
+        return "schedule"
+
+    @staticmethod
+    def few() -> tuple[int, int]:
+        return 2, 6
+
+    def _set_up(self, random: Random) -> Schedule:
         world, network = self.world, self.world.network
         network.latency = random.choice([0.0005, 0.002, 0.02])
         network.bulk_delay = random.choice([0.001, 0.02, 0.06])
@@ -128,6 +149,11 @@ class RandomRun(Run):
             world.slow_steps = random.choice([0.01, 0.03, 0.1])
         if random.random() < 0.2:
             world.pipes = Pipes(world.heap, random.choice([30_000.0, 300_000.0]))
+        joins_only = world.seed % JOINS_ONLY == JOINS_ONLY - 1
+        if joins_only:
+            network.hiccups = 0.0
+        skewed = random.random() < 0.5
+        return Schedule(self.faults, self.tally.note, self._initial + 3, skewed, joins_only)
 
     def run(self) -> None:
         world, random = self.world, self._random
