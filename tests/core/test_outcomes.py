@@ -28,6 +28,12 @@ def advance(world: World, peer: SimPeer, steps: int, limit: float = 10.0) -> Non
     world.run_until(lambda: peer.node.steps.stable >= target, limit)
 
 
+def stops(world: World) -> dict[str, int]:
+    """Exit code by name, of those that have stopped."""
+    everybody = [*world.peers.values(), *world.dead]
+    return {p.info.name: p.stopped.code for p in everybody if p.stopped is not None}
+
+
 def check(world: World) -> None:
     world.promises.equal_states()
 
