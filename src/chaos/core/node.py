@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.core.access import allowed
 from chaos.core.actions import AnyAction, Disconnect, Stop
 from chaos.core.admission import Admission
 from chaos.core.codec import decode_words
@@ -40,44 +39,14 @@ from chaos.core.events import (
     WorkerSaid,
 )
 from chaos.core.force import Force
+from chaos.core.inbox import receive
 from chaos.core.learner import Learner, Phase
 from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
 from chaos.core.messages import (
-    Accept,
-    Ack,
-    Admit,
     Decide,
-    DonorReady,
-    FetchResult,
-    FinishedStep,
-    ForceAnswer,
-    ForceProposal,
-    Goodbye,
-    Heartbeat,
-    JoinRefused,
-    JoinRequest,
-    Leaving,
-    LinkWish,
-    Nack,
-    Pause,
-    PeerMessage,
-    Prepare,
-    Probe,
-    ProbeReply,
-    Promise,
-    Ready,
-    ResultMissing,
     Seal,
     Sealed,
-    ShardRequest,
-    SnapshotAt,
-    SnapshotMissing,
-    SnapshotOffer,
-    SnapshotPrepare,
-    SnapshotRelease,
-    StepContribution,
-    Vote,
     WorkerDown,
 )
 from chaos.core.overlay import Overlay
@@ -178,7 +147,7 @@ class Node:
         """Messages to myself, and what follows from the new state."""
         while self.stopped is None:
             while self.ctx.loopback and self.stopped is None:
-                self._receive(self.ctx.id, self.ctx.loopback.pop(0))
+                receive(self, self.ctx.id, self.ctx.loopback.pop(0))
             self._renew_learner()
             self.departure.check()
             if self.stopped is None and self.ctx.views:
@@ -207,7 +176,7 @@ class Node:
                     self.overlay.tick()
                     self._tick_steps()
             case Received(src, message):
-                self._receive(src, message)
+                receive(self, src, message)
             case WorkerSaid(message):
                 self._from_worker(message)
             case WorkerDied(reason):
@@ -257,89 +226,6 @@ class Node:
         if self.ctx.role == Role.MEMBER and self.ctx.id in self.ctx.wishes.worker_down:
             self.ctx.send_all(peers, WorkerDown("its worker is still not there"))
 
-    def _receive(self, src: str, message: PeerMessage) -> None:
-        if not allowed(self.ctx, src, message):
-            return
-        match message:
-            case StepContribution():
-                self.steps.on_contribution(src, message)
-            case Ack():
-                self.steps.on_ack(src, message)
-            case Heartbeat():
-                self.liveness.on_heartbeat(src, message)
-            case Prepare():
-                self.views.on_prepare(src, message)
-            case Promise():
-                self.views.on_promise(src, message)
-            case Nack():
-                self.views.on_nack(src, message)
-            case Accept():
-                self.views.on_accept(src, message)
-            case Vote():
-                self.views.on_vote(src, message)
-            case Decide(view):
-                self._decided(view)
-            case ForceProposal():
-                self.force.on_proposal(src, message)
-            case ForceAnswer():
-                self.force.on_answer(src, message)
-            case Seal(sealed):
-                self.on_sealed(sealed, announce=False)
-            case Goodbye():
-                self.departure.on_goodbye(src, message)
-            case Probe():
-                self.liveness.on_probe(src, message)
-            case ProbeReply():
-                self.liveness.on_probe_reply(src, message)
-            case FetchResult():
-                self.steps.on_fetch(src, message)
-            case FinishedStep():
-                self.steps.on_finished_step(src, message)
-            case ResultMissing():
-                self.steps.on_result_missing(src, message)
-            case _:
-                self._receive_membership(src, message)
-
-    def _receive_membership(self, src: str, message: PeerMessage) -> None:
-        wishes = self.ctx.wishes
-        match message:
-            case JoinRequest():
-                self.admission.on_request(src, message)
-            case JoinRefused():
-                self.admission.on_refused(src, message)
-            case Admit():
-                self.admission.on_admit(message)
-            case Ready(peer, step):
-                wishes.ready[peer] = step
-            case Leaving(step, done):
-                wishes.leaving[src] = step
-                if done:
-                    wishes.done.add(src)
-            case WorkerDown():
-                if self.ctx.views and self.ctx.view.member(src):
-                    wishes.worker_down.add(src)
-                wishes.ready.pop(src, None)
-            case LinkWish(peer, connect):
-                self.overlay.on_wish(src, peer, connect)
-            case Pause(seconds):
-                self.steps.pause(src, seconds)
-            case SnapshotPrepare():
-                self.donor.on_prepare(src)
-            case DonorReady():
-                self.learner.on_donor_ready(src, message)
-            case SnapshotAt():
-                self.donor.on_snapshot_at(src, message)
-            case SnapshotMissing():
-                self.learner.on_missing(src, message)
-            case SnapshotOffer():
-                self.learner.on_offer(src, message)
-            case ShardRequest():
-                self.donor.on_shard_request(src, message)
-            case SnapshotRelease(step):
-                self.donor.release(src, step)
-            case _:
-                raise RemoteProtocolError(f"{type(message).__name__} is not a message between peers")
-
     # --- links ---------------------------------------------------------------------------------------------
 
     def _link_up(self, info: PeerInfo, run: str) -> None:
@@ -368,7 +254,8 @@ class Node:
 
     # --- views ---------------------------------------------------------------------------------------------
 
-    def _decided(self, view: View) -> None:
+    def decided(self, view: View) -> None:
+        """A member says that this view is decided."""
         ctx = self.ctx
         if not ctx.views and (refusal := self.admission.disagreement(view)):
             self.departure.refuse(refusal)
