@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from chaos.core import agreement, lineage, node, pause, quorum, views
+from chaos.core import agreement, inbox, lineage, pause, quorum, views
 from chaos.core.agreement import Acceptor, Proposal
 from chaos.core.context import Context, Role
 from chaos.core.donor import Donor
 from chaos.core.learner import Learner
 from chaos.core.liveness import Liveness
-from chaos.core.messages import LastWords, Sealed
+from chaos.core.messages import LastWords, Pause, Sealed
 from chaos.core.node import Node
 from chaos.core.steps import Steps
 from chaos.core.types import Lease
@@ -247,7 +247,7 @@ def rolled_back_members_go_on(patch: Patch) -> None:
 
 
 def strangers_may_speak(patch: Patch) -> None:
-    patch.setattr(node, "allowed", lambda ctx, src, message: True)
+    patch.setattr(inbox, "allowed", lambda ctx, src, message: True)
 
 
 def nobody_takes_over(patch: Patch) -> None:
@@ -276,7 +276,7 @@ def joins_stall(patch: Patch) -> None:
 
     def stall(self, reason):
         begin(self, reason)
-        self._ctx.send_all(self._ctx.view.member_ids(), node.Pause(20.0))
+        self._ctx.send_all(self._ctx.view.member_ids(), Pause(20.0))
 
     patch.setattr(Learner, "restart", stall)
 
