@@ -20,6 +20,7 @@ import msgspec
 
 from chaos.agent import words as words_files
 from chaos.agent.checkpoint import Checkpoint, write
+from chaos.agent.handling import Stopwatch
 from chaos.agent.identity import Identity
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
@@ -36,12 +37,13 @@ from chaos.agent.shared_memory import ResultRing, SharedMemory, ring_slots
 from chaos.agent.transport import BulkHeader, DialFailed, Transport, TransportConfig, Verdict
 from chaos.agent.transport.security import Security
 from chaos.agent.worker_link import WorkerLink
+from chaos.agent.wrapping import unwrap, wrap
 from chaos.core import actions as act
 from chaos.core import events as ev
 from chaos.core.codec import decode, encode, encode_words
 from chaos.core.context import NodeConfig
 from chaos.core.errors import ChaosError, RemoteProtocolError
-from chaos.core.messages import Goodbye, LastWords, Seal, Sealed
+from chaos.core.messages import Goodbye, LastWords, PeerMessage, Seal, Sealed
 from chaos.core.node import Founding, Node
 from chaos.core.routes import ways
 from chaos.core.types import PeerInfo
@@ -95,6 +97,8 @@ class Agent:
     def __init__(self, setup: AgentSetup, trace: TraceWriter, recorder: Recorder | None = None) -> None:
         self._setup = setup
         self._trace = trace
+        trace.place = self._place
+        self._stopwatch = Stopwatch()
         self._recorder = recorder
         self._me = setup.me
         self.node = Node(setup.me, setup.node, setup.founding)
@@ -255,7 +259,9 @@ class Agent:
             self._busy = False
 
     def _handle(self, event: ev.AnyEvent) -> None:
-        now = time.monotonic()
+        now, handling = time.monotonic(), self.node.views.handling
+        was_open = handling.open
+        self._stopwatch.begin()
         try:
             actions = self.node.handle(event, now)
         except RemoteProtocolError as error:
@@ -265,9 +271,11 @@ class Agent:
             if source:
                 self.transport.disconnect(source, str(error))
             return
+        self._stopwatch.thought(event, was_open, handling.open)
         self._record(now, event, actions)
         for action in actions:
             self._do(action)
+        self._stopwatch.acted(handling.open)
 
     def _record(self, now: float, event: ev.AnyEvent, actions: list[act.AnyAction] | None) -> None:
         if self._recorder is not None:
@@ -281,7 +289,7 @@ class Agent:
         if self._setup.sealed and not self._passed_on:
             self._passed_on = True
             for sealed in self._setup.sealed:
-                self.transport.send_control(info.id, encode(Seal(sealed)))
+                self._send(info.id, Seal(sealed))
 
     def on_link_down(self, peer: str, reason: str) -> None:
         self.post(ev.LinkDown(peer, reason))
@@ -293,7 +301,9 @@ class Agent:
 
     def on_control(self, src: str, body: bytes) -> None:
         """A message. One that does not decode raises RemoteProtocolError: the transport drops its link."""
-        self.post(ev.Received(src, decode(body)))
+        stamp, message = unwrap(body)
+        self._trace.causal.hear(stamp)
+        self.post(ev.Received(src, decode(message)))
 
     def bulk_sink(self, _peer: str, header: BulkHeader) -> memoryview | Verdict:
         if header.kind == SHARD:
@@ -403,7 +413,7 @@ class Agent:
     def _do(self, action: act.AnyAction) -> None:
         match action:
             case act.Send(dst, message):
-                self.transport.send_control(dst, encode(message))
+                self._send(dst, message)
             case act.ToWorker(message):
                 self._tell_worker(message)
             case act.Trace(kind, fields):
@@ -465,8 +475,17 @@ class Agent:
         if not self._stopped.done():
             self._stopped.set_result(stop)
 
+    def _send(self, dst: str, message: PeerMessage) -> None:
+        self.transport.send_control(dst, wrap(self._trace.causal.stamp(), encode(message)))
+
     def _write_trace(self, kind: str, fields: dict[str, Any]) -> None:
+        if kind == "handled":
+            fields = fields | self._stopwatch.installed(fields["handling_ms"])
         self._trace.write(kind, fields)
+
+    def _place(self) -> tuple[int, int]:
+        ctx = self.node.ctx
+        return ctx.view.id if ctx.views else 0, self.node.steps.finished
 
     # --- last words ----------------------------------------------------------------------------------------
 
@@ -483,9 +502,8 @@ class Agent:
             return
         body = encode_words(words)
         sealed = Sealed(body, self._setup.identity.sign(body))
-        message = encode(Goodbye(sealed, goodbye.reason, goodbye.complete))
         for peer in goodbye.peers:
-            self.transport.send_control(peer, message)
+            self._send(peer, Goodbye(sealed, goodbye.reason, goodbye.complete))
 
     def _start_sealing(self, info: PeerInfo) -> None:
         self._stop_sealing(info.id)
