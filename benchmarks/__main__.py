@@ -1,4 +1,4 @@
-"""`python -m benchmarks [allreduce|handling|join|kill|leave]...`: measures here, prints tables. Default: all."""
+"""`python -m benchmarks [allreduce|handling|join|kill|leave]...`: measures and prints tables. Default: all."""
 
 from __future__ import annotations
 

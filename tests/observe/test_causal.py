@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.agent.wrapping import unwrap, wrap
+from chaos.agent.wrapping import Content, unwrap, wrap
 from chaos.core.errors import RemoteProtocolError
 from chaos.observe.causal import LIMIT, CausalClock
 from chaos.observe.trace import TraceWriter, in_order, merge
@@ -55,15 +55,16 @@ def test_a_clock_that_stands_or_goes_back_still_counts() -> None:
 def test_a_stamp_that_no_clock_shows_is_refused(stamp: int) -> None:
     clock = CausalClock(lambda: 5.0)
     with pytest.raises(RemoteProtocolError, match="out of range"):
-        clock.hear(unwrap(wrap(stamp, b""))[0])
+        clock.hear(unwrap(wrap(Content.LINES, stamp, b""))[1])
     clock.hear(LIMIT)
     assert clock.stamp() == LIMIT, "the order is spoilt; nothing else is"
 
 
 def test_a_message_keeps_its_bytes_and_a_short_one_is_refused() -> None:
-    assert unwrap(wrap(7, b"body")) == (7, b"body")
-    with pytest.raises(RemoteProtocolError, match="shorter"):
-        unwrap(b"1234567")
+    assert unwrap(wrap(Content.LINES, 7, b"body")) == (Content.LINES, 7, b"body")
+    for odd in (b"", b"\0" * 8, b"\2" + b"\0" * 20):
+        with pytest.raises(RemoteProtocolError, match="too short"):
+            unwrap(odd)
 
 
 def test_merged_traces_of_hosts_an_hour_apart_show_a_leave_before_the_view_without_the_leaver(tmp_path: Path) -> None:

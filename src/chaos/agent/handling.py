@@ -28,12 +28,12 @@ class Stopwatch:
         """The node is about to handle an event."""
         self._since = time.thread_time()
 
-    def thought(self, event: ev.AnyEvent, was_open: bool, is_open: bool) -> None:
-        """The node has handled it; whether a change was under way before and after. Actions follow."""
+    def thought(self, event: ev.AnyEvent, before: tuple[bool, int], after: tuple[bool, int]) -> None:
+        """The node has handled it; `Handling.stage` before and after. Actions follow."""
         concerns = isinstance(event, _EVENTS) or (
             isinstance(event, ev.Received) and isinstance(event.message, _MESSAGES)
         )
-        self._counts = concerns or was_open != is_open
+        self._counts = concerns or before != after
         if self._counts:
             now = time.thread_time()
             self._thinking += now - self._since

@@ -25,10 +25,18 @@ class Handling:
     doubted: dict[str, float] = field(default_factory=dict)
     """Peers that are not heard, and since when: a failure is learned of when its first sign is."""
 
+    done: int = 0
+    """Changes that were installed so far."""
+
     @property
     def open(self) -> bool:
         """Whether a change is under way, as far as this peer knows."""
         return bool(self.learned) or self.proposed is not None
+
+    @property
+    def stage(self) -> tuple[bool, int]:
+        """Differs after an event that had to do with a change."""
+        return self.open, self.done
 
     def see(self, causes: Iterable[Cause], now: float) -> None:
         """These changes are due at present, and no others."""
@@ -57,6 +65,7 @@ class Handling:
             "reason": view.reason,
         }  # fmt: skip
         self.proposed = self.decided = None
+        self.done += 1
         self.learned = {cause: at for cause, at in self.learned.items() if cause not in settled}
         return line
 

@@ -151,6 +151,44 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         raise ChaosError(f"cannot read {path}: {error.strerror}") from error
 
 
+class Tail:
+    """Follows a file that is being written, also while it becomes the older one. What is not there yet comes later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._file: tuple[int, int] | None = None
+        """Device and inode of the file that was read last."""
+
+    def read(self) -> list[dict[str, Any]]:
+        """Lines since the last call; at the first, with those of the older part. Raises ChaosError as `read`."""
+        try:
+            return self._read()
+        except OSError as error:
+            raise ChaosError(f"cannot read {self._path}: {error.strerror}") from error
+
+    def _read(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        older = _older(self._path)
+        if self._file is None or (self._path.exists() and _identity(self._path) != self._file):
+            if older.exists() and (self._file is None or _identity(older) == self._file):
+                found += self._rest(older)
+            self._offset, self._file = 0, None
+        if self._path.exists():
+            self._file = _identity(self._path)
+            found += self._rest(self._path)
+        return found
+
+    def _rest(self, path: Path) -> list[dict[str, Any]]:
+        with path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        complete = content[: content.rfind(b"\n") + 1]
+        first = 1 if self._offset == 0 else 2
+        self._offset += len(complete)
+        return [_decode(line, first + number, path) for number, line in enumerate(complete.splitlines())]
+
+
 def merge(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The lines of several peers' traces in causal order, each with its older part (FILE.1) if there is one."""
     wanted = list(dict.fromkeys(path.resolve() for path in paths))
@@ -207,6 +245,11 @@ def _decode(line: bytes, number: int, path: Path) -> dict[str, Any]:
     if not is_line(content):
         raise ChaosError(f"{path} is no trace: its line {number} lacks time, stamp, peer or kind")
     return dict(content)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _older(path: Path) -> Path:
