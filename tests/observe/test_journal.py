@@ -83,6 +83,7 @@ def test_a_traceback_leaves_the_agent_without_what_it_may_tell_of_data() -> None
 def test_what_is_told_is_small_bounded_and_leaves_out_what_others_have_themselves() -> None:
     outbox = Outbox()
     outbox.add("commit", brief(line("commit")))
+    outbox.add("view", brief(line("view")))
     assert outbox.take() == b""
     for number in range(2 * WAITING):
         outbox.add("note", brief(line(number=number, text="x" * 900)))
@@ -93,6 +94,11 @@ def test_what_is_told_is_small_bounded_and_leaves_out_what_others_have_themselve
         assert 0 < len(lines) <= MAX_LINES
         told += [found["number"] for found in lines]
     assert told == list(range(WAITING, 2 * WAITING)), "the newest"
+
+
+def test_nobody_s_word_is_taken_for_what_a_member_sees_itself() -> None:
+    told = [line("view", view=2**62), line("commit", step=2**62), line("note")]
+    assert [found["kind"] for found in Inbox().take("id", "mallory", msgspec.json.encode(told), 0.0)] == ["note"]
 
 
 def test_a_peer_speaks_in_its_own_name_only() -> None:

@@ -20,8 +20,8 @@ WAITING = 512
 """Lines that wait to be sent; where more come, the others are not told of the oldest. The file has all."""
 RATE = 8
 """Messages a second from one peer; an honest one sends four."""
-OWN = frozenset({"commit"})
-"""Kinds that others have no use for: each member sees the same commits."""
+OWN = frozenset({"commit", "view"})
+"""Kinds that each member sees for itself. Nobody is told them, and nobody's word is taken for them."""
 
 _decoder = msgspec.json.Decoder(list[dict[str, Any]])
 
@@ -74,7 +74,7 @@ class Inbox:
         named = [line | {"peer": name} for line in lines]
         if len(named) > MAX_LINES or not all(is_line(line) for line in named):
             raise RemoteProtocolError("a message of trace lines has too many, or what is none")
-        return named
+        return [line for line in named if line["kind"] not in OWN]
 
     def forget(self, present: set[str]) -> None:
         """Only these peers may still send."""
