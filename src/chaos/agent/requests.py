@@ -19,6 +19,12 @@ class StatusRequest(ClientRequest, frozen=True):
     pass
 
 
+class LinesRequest(ClientRequest, frozen=True):
+    """Recent trace lines of all peers, as far as this one was told: those after that number. 0: all there are."""
+
+    after: Count
+
+
 class LeaveRequest(ClientRequest, frozen=True):
     """Own party only."""
 
@@ -44,7 +50,7 @@ class SealRequest(ClientRequest, frozen=True):
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
+AnyRequest = StatusRequest | LinesRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

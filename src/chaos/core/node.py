@@ -353,7 +353,9 @@ class Node:
             raise RemoteProtocolError(f"the last words of {info.name} bear a wrong signature")
         if not self.views.add_gone(sealed, words):
             return
-        ctx.trace("gone", peer=info.name, reason="its last words are sealed")
+        vote = words.accepted
+        ctx.trace("gone", peer=info.name, reason="its last words are sealed", words_view=words.view.id,
+                  promised=words.promised, voted=(vote.ballot, vote.view.id) if vote else None)  # fmt: skip
         self.learner.on_donor_lost(words.peer)
         self.steps.refetch(words.peer)
         if announce:

@@ -17,7 +17,7 @@ Text = Annotated[str, Meta(max_length=4096)]
 Digest = Annotated[bytes, Meta(max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
