@@ -43,19 +43,19 @@ RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
 
-STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
-"""An offered state is at most so many times as large as the gradients, plus so many bytes. Adam's is 3 to 7 times."""
+STATE_FACTOR, STATE_SLACK = 16, 64 * 2**20
+"""An offered state is at most so many times as large as the model, plus so many bytes. Adam's is 3 to 5 times."""
 
 
-def flaw(offer: SnapshotOffer, gradient_bytes: int) -> str:
+def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
     """Why an offer can't be that of an honest donor, so that no memory is made for it; '' if it can."""
     nbytes = offer.manifest.nbytes
     if offer.manifest.step != offer.step:
         return f"a snapshot of step {offer.step} whose manifest is of step {offer.manifest.step}"
     if nbytes > len(offer.hashes) * offer.shard_bytes:
         return f"a snapshot of {nbytes} bytes with {len(offer.hashes)} hashes of {offer.shard_bytes} bytes each"
-    if nbytes > STATE_FACTOR * gradient_bytes + STATE_SLACK:
-        return f"a snapshot of {nbytes} bytes for a model with {gradient_bytes} bytes of gradients"
+    if nbytes > STATE_FACTOR * model_bytes + STATE_SLACK:
+        return f"a snapshot of {nbytes} bytes for a model of {model_bytes} bytes"
     return ""
 
 
@@ -304,7 +304,7 @@ class Learner:
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, worker.layout.nbytes if worker is not None else 0):
+        if reason := flaw(offer, worker.model_bytes if worker is not None else 0):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps

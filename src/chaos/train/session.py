@@ -212,7 +212,7 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options)
     """Register with the agent and wait until this worker may compute its first step."""
     plan = plan_layout(training.parts, options.wire == "bf16")
     identity = fingerprint(training.parts, training.optimizer, training.scheduler, training.scaler, options)
-    link.send(Register(os.getpid(), identity, plan.layout))
+    link.send(Register(os.getpid(), identity, plan.layout, training.parts.nbytes()))
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
         raise Refused(welcome.reason)
