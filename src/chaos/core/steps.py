@@ -157,6 +157,8 @@ class Steps:
         self._gate, self._frozen = None, False
         if self._ctx.role == Role.MEMBER and was != Role.MEMBER:
             self._entry = view.first_step
+        if self._ctx.role == Role.LEARNER:
+            self._own.clear()  # its worker died: where those bytes lay, the next one writes
         if view.abort:
             self._rounds = {s: r for s, r in self._rounds.items() if s < view.first_step}
             self.opened = self.finished

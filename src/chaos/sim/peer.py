@@ -67,6 +67,8 @@ class SimPeer:
         """Peers to which its transport keeps a link."""
         self.buffer: int | None = None
         """The step whose gradient lies in the contribution buffer; None while the worker may write there."""
+        self._flipped: set[int] = set()
+        """Steps whose result arrived with a flipped bit."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy_until = 0.0
         self._serving: dict[str, int] = {}
@@ -270,6 +272,10 @@ class SimPeer:
         self.world.frame(self, dst, kind, view_id, step, parts)
 
     def round_complete(self, view_id: int, step: int, result: Result) -> None:
+        if (self.index, step) in self.world.corrupt:
+            self._flipped.add(step)
+        else:
+            self._flipped.discard(step)
         body = digest("bit flip", self.index) if self.is_corrupt(step) else digest(result)
         self._later(0.0001, ev.RoundComplete(view_id, step, step % 64, body, ()))
 
@@ -321,7 +327,8 @@ class SimPeer:
         return found
 
     def is_corrupt(self, step: int) -> bool:
-        return (self.index, step) in self.world.corrupt
+        """Whether the result arrived with a flipped bit: its digest is of the bytes that the worker applies."""
+        return step in self._flipped
 
     def compute_s(self) -> float:
         seconds = self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness
