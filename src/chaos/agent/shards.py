@@ -41,13 +41,16 @@ def _yield_to_training() -> None:
 class Snapshots:
     """The snapshot that the own worker took, and the one that is being received."""
 
-    def __init__(self, outlet: Outlet, happened: Callable[[ShardStored | SnapshotHashed], None]) -> None:
+    def __init__(self, me: str, outlet: Outlet, happened: Callable[[ShardStored | SnapshotHashed], None]) -> None:
+        self._me = me
         self._outlet = outlet
         self._happened = happened
         self._hashing = ThreadPoolExecutor(1, "chaos-hash", initializer=_yield_to_training)
         self.own: SharedMemory | None = None
         self.own_nbytes = 0
         self._shard_bytes = 1
+        self._asked: dict[str, tuple[int, set[int]]] = {}
+        """Per learner, the step and all shards that were queued for it, sent or not."""
         self.received: SharedMemory | None = None
         self._receiving: ReceiveSnapshot | None = None
         self._stored: set[int] = set()
@@ -71,13 +74,31 @@ class Snapshots:
 
     def serve(self, order: ServeShards) -> None:
         """Queue shards for a learner instead of what was still queued for it. Gradients go before them."""
-        self._outlet.drop_bulk(lambda header: header.kind == SHARD and header.dst == order.dst)
+        begun = self._call_back(order.dst, order.step)
+        if order.afresh:
+            begun.clear()
         if self.own is None:
             return
         places = spans(self.own_nbytes, self._shard_bytes)
         for shard in order.shards:
-            start, stop = places[shard]
-            self._outlet.send_bulk(order.dst, BulkHeader(SHARD, 0, order.step, shard), self.own.view[start:stop])
+            if shard not in begun:
+                start, stop = places[shard]
+                self._outlet.send_bulk(order.dst, BulkHeader(SHARD, 0, order.step, shard), self.own.view[start:stop])
+        self._asked[order.dst] = order.step, begun | set(order.shards)
+
+    def _call_back(self, dst: str, step: int) -> set[int]:
+        """Take out of the queue what this peer was to send to `dst`. Returns what of this step it has begun to send."""
+        waiting: set[int] = set()
+
+        def mine(header: BulkHeader) -> bool:
+            if header.kind != SHARD or header.dst != dst or header.src != self._me:
+                return False
+            waiting.add(header.index)
+            return True
+
+        self._outlet.drop_bulk(mine)
+        last, asked = self._asked.pop(dst, (step, set()))
+        return asked - waiting if last == step else set()
 
     # --- the received snapshot -----------------------------------------------------------------------------
 

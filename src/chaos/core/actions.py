@@ -130,11 +130,15 @@ class ReceiveSnapshot(Action, frozen=True):
 
 
 class ServeShards(Action, frozen=True):
-    """Send these shards of the own snapshot to `dst`; replaces what was still to be sent to it."""
+    """Send these shards of the own snapshot to `dst`; replaces what was still to be sent to it.
+
+    Those that were begun for it before are not sent again, unless `afresh`.
+    """
 
     dst: str
     step: int
     shards: tuple[int, ...]
+    afresh: bool = False
 
 
 class ReleaseSnapshot(Action, frozen=True):

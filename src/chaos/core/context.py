@@ -52,8 +52,8 @@ class NodeConfig:
     it, two hosts with a link of 1 s up, 0.5 s down made 120 views a minute; docs/protocol.md has the table."""
     flap_limit_s: float = 30.0
     """The longest that a peer is kept out: it must find its way back within a minute once its link is good."""
-    shard_bytes: int = 2**20
-    """Large enough that per-shard cost vanishes, small enough that a lost donor costs little."""
+    shard_bytes: int = 0
+    """Of a snapshot. 0: by the size of the state, see `planning.shards.shard_size`."""
     promote_lag_s: float = 0.5
     """A ready learner is promoted if it holds what was finished so long ago, or all but one step. Its first step
     waits for what it lacks, so this bounds the stall; less than a WAN's latency would shut out who lags by that."""

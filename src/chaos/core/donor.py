@@ -11,6 +11,7 @@ from chaos.core.events import SnapshotHashed
 from chaos.core.messages import DonorReady, ShardRequest, SnapshotAt, SnapshotMissing, SnapshotOffer
 from chaos.core.types import DataState, StateManifest, View
 from chaos.core.worker_messages import SnapshotTaken
+from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
@@ -34,6 +35,7 @@ class Snapshot:
     users: list[str] = field(default_factory=list)
     offered: set[str] = field(default_factory=set)
     manifest: StateManifest | None = None
+    shard_bytes: int = 1
     hashes: tuple[bytes, ...] = ()
     hashed: bool = False
 
@@ -144,7 +146,8 @@ class Donor:
             bytes=message.manifest.nbytes,
             stall_ms=round(message.stall_s * 1000, 3),
         )
-        self._ctx.emit(HashSnapshot(current.step, self._ctx.config.shard_bytes))
+        current.shard_bytes = self._ctx.config.shard_bytes or shard_size(message.manifest.nbytes)
+        self._ctx.emit(HashSnapshot(current.step, current.shard_bytes))
 
     def on_hashed(self, event: SnapshotHashed) -> None:
         current = self._snapshot
@@ -167,7 +170,7 @@ class Donor:
             current.head,
             current.data,
             current.manifest,
-            self._ctx.config.shard_bytes,
+            current.shard_bytes,
             current.hashes,
         )
         for user in current.users:
@@ -190,7 +193,7 @@ class Donor:
             self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, reason or "released"))
             return
         shards = tuple(s for s in message.shards if s < len(current.hashes))
-        self._ctx.emit(ServeShards(src, message.step, shards))
+        self._ctx.emit(ServeShards(src, message.step, shards, message.afresh))
 
     def release(self, user: str, step: int) -> None:
         current = self._snapshot

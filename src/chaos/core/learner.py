@@ -16,11 +16,11 @@ from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
+from chaos.core.fetch import Fetch
 from chaos.core.messages import (
     DonorReady,
     Pause,
     Ready,
-    ShardRequest,
     SnapshotAt,
     SnapshotMissing,
     SnapshotOffer,
@@ -29,14 +29,11 @@ from chaos.core.messages import (
 )
 from chaos.core.types import StateManifest
 from chaos.core.worker_messages import SnapshotTaken
-from chaos.planning.shards import Donor as PlannedDonor
-from chaos.planning.shards import assign
+from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
-UNMEASURED = (100e6, 0.001)
-"""Bytes per second and seconds assumed of a link that has carried nothing yet; re-planned as shards arrive."""
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
@@ -63,6 +60,8 @@ class Learner:
         self._meter = JoinMeter()
         self._late = False
         self._paused_until = 0.0
+        self.corrupt: dict[str, int] = {}
+        """Corrupt shards by the donor that sent them."""
         self._clear()
 
     def _clear(self) -> None:
@@ -75,15 +74,16 @@ class Learner:
         self._due_since: float | None = None
         self._base: int | None = None
         self._offer: SnapshotOffer | None = None
-        self._donors: list[str] = []
-        self._missing: set[int] = set()
-        self._assigned: dict[str, list[int]] = {}
-        self._progress: dict[str, float] = {}
-        self._bytes_from: dict[str, int] = {}
+        self._fetch: Fetch | None = None
         self._verify_donor = ""
         self._own: StateManifest | None = None
         self._own_hashes: tuple[bytes, ...] | None = None
         self._theirs: SnapshotOffer | None = None
+
+    @property
+    def _donors(self) -> list[str]:
+        """Those whose snapshot is the one that is being fetched."""
+        return self._fetch.donors if self._fetch is not None else []
 
     @property
     def base_step(self) -> int:
@@ -101,8 +101,8 @@ class Learner:
         if self._ctx.role == Role.LEARNER:
             if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
                 self.begin("a learner now")
-            for donor in [d for d in (*self._donors, *self._ready) if not self._ctx.takes_part(d)]:
-                self.on_donor_lost(donor)
+            for donor in [d for d in dict.fromkeys((*self._donors, *self._ready)) if not self._ctx.takes_part(d)]:
+                self.on_donor_lost(donor, "it is not in the view any more")
         elif self.phase != Phase.IDLE:
             self._ctx.emit(ReleaseSnapshot(received=True))
             self.reset()
@@ -158,14 +158,17 @@ class Learner:
         if self._ctx.role != Role.LEARNER:
             return
         now = self._ctx.now
+        if self._offer is not None:
+            self._node.steps.fetch_since(list(self._ctx.view.member_ids()))
         if self.phase == Phase.PREPARE:
             if now - self._asked_at >= RETRY_S:
                 self._ask()
             self._maybe_choose()
         elif self.phase == Phase.OFFER:
             self._await_offer()
-        elif self.phase == Phase.FETCH:
-            self._drop_slow_donors()
+        elif self.phase == Phase.FETCH and self._fetch is not None:
+            for donor in self._fetch.tick():
+                self.on_donor_lost(donor, "nothing comes from it")
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
@@ -260,7 +263,7 @@ class Learner:
                 self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
-            self.on_donor_lost(src)
+            self.on_donor_lost(src, message.reason)
         elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
             if message.reason not in (BUSY, PAUSED):
                 self._widen()
@@ -280,17 +283,17 @@ class Learner:
             elif (message.hashes, message.head) != (self._offer.hashes, self._offer.head):
                 self._ctx.trace("donor_differs", peer=self._ctx.name(src), step=message.step)
                 return
-            if src not in self._donors:
-                self._donors.append(src)
-            self._progress[src] = self._ctx.now
-            self._plan("a donor more")
+            assert self._fetch is not None
+            self._fetch.add(src, self._measured.get(src))
+            if self._fetch.complete:
+                self._fetched()
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         self._offer = offer
         steps = self._node.steps
         if not steps.head or offer.step > steps.finished or (offer.step == steps.finished and offer.head != steps.head):
             steps.adopt(offer.step, offer.head, offer.data)
-        self._missing = set(range(len(offer.hashes)))
+        self._fetch = Fetch(self._ctx, offer)
         self._ctx.emit(ReceiveSnapshot(offer.step, offer.manifest.nbytes, offer.shard_bytes, offer.hashes))
         self._enter(Phase.FETCH)
 
@@ -299,51 +302,28 @@ class Learner:
     def on_links(self, event: LinksMeasured) -> None:
         self._measured = dict(event.links)
 
-    def _plan(self, reason: str) -> None:
-        """Share the missing shards among the donors; each request replaces the donor's former one."""
-        offer = self._offer
-        assert offer is not None
-        if not self._missing:
-            self._fetched()
-            return
-        donors = []
-        for peer in self._donors:
-            rate, rtt = self._measured.get(peer, UNMEASURED)
-            donors.append(PlannedDonor(name=peer, bandwidth=max(rate, 1.0), latency_s=rtt / 2))
-        plan = assign(sorted(self._missing), offer.shard_bytes, donors)
-        self._assigned = {peer: list(shards) for peer, shards in plan.items()}
-        counts = {self._ctx.name(peer): len(shards) for peer, shards in plan.items()}
-        self._ctx.trace("shard_plan", step=offer.step, shards=counts, missing=len(self._missing), reason=reason)
-        for peer in self._donors:
-            self._progress[peer] = self._ctx.now
-            self._ctx.send(peer, ShardRequest(offer.step, tuple(self._assigned.get(peer, ()))))
+    def on_link(self, peer: str, up: bool) -> None:
+        """A link, or another way to this peer, is there now; or its link is lost."""
+        if self.phase == Phase.FETCH and self._fetch is not None:
+            if up:
+                self._fetch.way_found(peer)
+            else:
+                self._fetch.link_lost(peer)
 
     def on_shard(self, event: ShardStored) -> None:
-        if self.phase != Phase.FETCH or self._offer is None or event.step != self._offer.step:
+        fetch = self._fetch
+        if self.phase != Phase.FETCH or fetch is None or event.step != fetch.offer.step:
             return
         if not event.ok:
             self._ctx.trace("corrupt_shard", peer=self._ctx.name(event.donor), shard=event.shard)
-            self.on_donor_lost(event.donor)
+            self.corrupt[event.donor] = self.corrupt.get(event.donor, 0) + 1
+            self.on_donor_lost(event.donor, "it sent a corrupt shard")
             return
-        if event.shard not in self._missing:
-            return
-        self._missing.discard(event.shard)
-        self._progress[event.donor] = self._ctx.now
-        self._bytes_from[event.donor] = self._bytes_from.get(event.donor, 0) + self._offer.shard_bytes
-        for shards in self._assigned.values():
-            if event.shard in shards:
-                shards.remove(event.shard)
-        if not self._missing:
+        fetch.on_shard(event)
+        if fetch.complete:
             self._fetched()
 
-    def _drop_slow_donors(self) -> None:
-        limit = self._ctx.config.shard_timeout_s
-        for peer in list(self._donors):
-            if self._assigned.get(peer) and self._ctx.now - self._progress[peer] > limit:
-                self._ctx.trace("slow_donor", peer=self._ctx.name(peer), reason=f"no shard for {limit} s")
-                self.on_donor_lost(peer)
-
-    def on_donor_lost(self, peer: str) -> None:
+    def on_donor_lost(self, peer: str, reason: str) -> None:
         """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""
         if self._ctx.role != Role.LEARNER:
             return
@@ -351,23 +331,28 @@ class Learner:
         self._refused.discard(peer)
         if self.phase == Phase.OFFER and self._offer is None and not self._ready:
             self.restart("no donor is left")
-        elif self.phase == Phase.FETCH and peer in self._donors:
-            self._donors.remove(peer)
-            if self._donors:
-                self._plan(f"without {self._ctx.name(peer)}")
-            else:
+        elif self.phase == Phase.FETCH and self._fetch is not None and peer in self._fetch.donors:
+            self._fetch.remove(peer, reason)
+            if not self._fetch.donors:
                 self.restart("no donor is left")
         elif self.phase == Phase.VERIFY and peer == self._verify_donor:
             self._start_verify()
 
     def _fetched(self) -> None:
-        assert self._offer is not None
+        assert self._fetch is not None
+        fetch, offer = self._fetch, self._fetch.offer
         for donor in self._ready:
-            self._ctx.send(donor, SnapshotRelease(self._offer.step))
-        self._meter.state_bytes = self._offer.manifest.nbytes
+            self._ctx.send(donor, SnapshotRelease(offer.step))
+        self._meter.state_bytes = offer.manifest.nbytes
         self._meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
-        sources = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
-        self._ctx.trace("fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources)
+        self._ctx.trace(
+            "fetched_state",
+            step=offer.step,
+            bytes=offer.manifest.nbytes,
+            seconds=round(self._ctx.now - self._since, 3),
+            sources=fetch.sources(),
+            again=fetch.again * offer.shard_bytes,
+        )
         self._enter(Phase.LOAD)
         self._node.worker.pump()
 
@@ -418,7 +403,8 @@ class Learner:
     def on_own_taken(self, message: SnapshotTaken) -> None:
         if self.phase == Phase.VERIFY:
             self._own = message.manifest
-            self._ctx.emit(HashSnapshot(message.manifest.step, self._ctx.config.shard_bytes))
+            shard_bytes = self._ctx.config.shard_bytes or shard_size(message.manifest.nbytes)
+            self._ctx.emit(HashSnapshot(message.manifest.step, shard_bytes))
 
     def on_own_hashed(self, event: SnapshotHashed) -> None:
         if self.phase == Phase.VERIFY and self._own is not None and self._own.step == event.step:

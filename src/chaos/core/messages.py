@@ -306,10 +306,15 @@ class SnapshotOffer(Message, frozen=True):
 
 
 class ShardRequest(Message, frozen=True):
-    """Send these shards of the snapshot of `step`, in this order. Replaces any earlier request."""
+    """Send these shards of the snapshot of `step`, in this order. Replaces any earlier request.
+
+    What the donor has begun to send comes anyway, and is not sent a second time.
+    """
 
     step: Count
     shards: Annotated[tuple[Count, ...], Meta(max_length=100_000)]
+    afresh: bool = False
+    """What was sent before may be lost: send all of these."""
 
 
 class SnapshotRelease(Message, frozen=True):

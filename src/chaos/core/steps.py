@@ -189,6 +189,20 @@ class Steps:
             if others:
                 self._fetch(step, others[step % len(others)])
 
+    def fetch_since(self, sources: list[str]) -> None:
+        """After a snapshot: ask at once for finished results whose rounds were not followed here from the beginning.
+
+        Whoever says that it finished a step has told its own part in it before, so that part will not come any more.
+        """
+        progress = self._node.liveness.progress
+        ahead = {p: beat.finished for p in sources if (beat := progress.get(p)) is not None}
+        for step in range(self.finished + 1, max(ahead.values(), default=0) + 1):
+            holders = [p for p, finished in ahead.items() if finished >= step]
+            current = self._rounds.get(step)
+            told = current.contributions if current is not None else {}
+            if self.head and any(p not in told for p in holders) and (current is None or not current.fetching):
+                self._fetch(step, holders[step % len(holders)])
+
     def _fetch(self, step: int, source: str) -> None:
         governing = self._ctx.view_for(step)
         if governing is None:

@@ -17,7 +17,7 @@ Text = Annotated[str, Meta(max_length=4096)]
 Digest = Annotated[bytes, Meta(max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -138,6 +138,8 @@ class Fingerprint(Record, frozen=True):
     torch: Annotated[str, Meta(max_length=64)]
     options: Text
     """Session options that change results: accumulate, max_grad_norm, wire dtype, on_nonfinite."""
+    extras: Annotated[tuple[TensorSpec, ...], Meta(max_length=100_000)] = ()
+    """The session's extras, each with an entry of no shape for itself and one for each of its tensors."""
 
 
 class Segment(Record, frozen=True):

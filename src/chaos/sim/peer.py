@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chaos.core import actions as act
@@ -17,13 +17,10 @@ from chaos.core.node import Founding, Node
 from chaos.core.routes import next_hops
 from chaos.sim.reducer import Reducer
 from chaos.sim.symbols import Result, digest, info, sign
-from chaos.sim.worker import STATE_BYTES, Worker
+from chaos.sim.worker import Worker
 
 if TYPE_CHECKING:
     from chaos.sim.world import World
-
-SHARDS = 8
-"""Shards of a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +29,16 @@ class ClockSkew:
 
     offset: float = 0.0
     rate: float = 1.0
+
+
+@dataclass(eq=False)
+class Serving:
+    """What a donor sends to one learner."""
+
+    step: int
+    queue: deque[int] = field(default_factory=deque)
+    begun: set[int] = field(default_factory=set)
+    busy: bool = False
 
 
 class SimPeer:
@@ -68,8 +75,7 @@ class SimPeer:
         """The step whose gradient lies in the contribution buffer; None while the worker may write there."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy_until = 0.0
-        self._serving: dict[str, int] = {}
-        """Per learner, the number of the request for shards that counts."""
+        self._serving: dict[str, Serving] = {}
         self._routes: dict[str, str] = {}
         self._routed_by: tuple[int, tuple[str, ...]] | None = None
         """What the routes were made of."""
@@ -218,11 +224,11 @@ class SimPeer:
                 self.send_frame(dst, "result", mark, step, self.result_of(step))
             case act.HashSnapshot(step, shard_bytes):
                 chain = self._manifest(step) or self.worker.chain
-                hashes = tuple(digest(chain, i) for i in range(SHARDS))
+                count = -(-self.world.state_bytes // shard_bytes)
+                hashes = tuple(digest(chain, i) for i in range(count))
                 self._later(0.003, ev.SnapshotHashed(step, shard_bytes, hashes))
-            case act.ServeShards(dst, step, shards):
-                number = self._serving[dst] = self._serving.get(dst, 0) + 1
-                self._serve(dst, step, list(shards), number)
+            case act.ServeShards():
+                self._serve(action)
             case act.WriteCheckpoint(step):
                 self.world.promises.wrote_checkpoint(self, step)
                 self._later(0.05, ev.SnapshotFreed(step))
@@ -263,17 +269,32 @@ class SimPeer:
     def roots_disagree(self, step: int, results: list[Result]) -> None:
         self.world.promises.broken("I1", f"roots disagree on step {step}: {results}")
 
-    def _serve(self, dst: str, step: int, shards: list[int], number: int) -> None:
-        """One shard after the other, until another request replaces this one."""
-        if not shards:
+    def _serve(self, order: act.ServeShards) -> None:
+        """A request replaces the former one, but for the shard that is being sent."""
+        known = self._serving.get(order.dst)
+        if known is None or known.step != order.step:
+            known = self._serving[order.dst] = Serving(order.step)
+        if order.afresh:
+            known.begun.clear()
+        known.queue = deque(shard for shard in order.shards if shard not in known.begun)
+        self._send_next(order.dst, known)
+
+    def _send_next(self, dst: str, serving: Serving) -> None:
+        """One shard after the other."""
+        if serving.busy or not serving.queue or self._serving.get(dst) is not serving:
             return
+        serving.busy = True
+        shard = serving.queue.popleft()
+        serving.begun.add(shard)
+        self.world.shards_sent += 1
 
         def sent() -> None:
-            if self.alive and self._serving.get(dst) == number:
-                self.world.shard(self, dst, step, shards[0])
-                self._serve(dst, step, shards[1:], number)
+            serving.busy = False
+            if self.alive:
+                self.world.shard(self, dst, serving.step, shard)
+                self._send_next(dst, serving)
 
-        self.world.carry(self, dst, STATE_BYTES // SHARDS, self.world.shard_s, sent)
+        self.world.carry(self, dst, self.world.shard_bytes, self.world.shard_s, sent)
 
     # --- the worker ----------------------------------------------------------------------------------------
 
@@ -300,6 +321,10 @@ class SimPeer:
     @property
     def by_hand(self) -> bool:
         return self.world.by_hand
+
+    @property
+    def state_bytes(self) -> int:
+        return self.world.state_bytes
 
     def result_of(self, step: int) -> Result:
         found = self.reducer.results.get(step)

@@ -62,6 +62,10 @@ class World:
         """Seconds until the words of a dead peer on this host are found."""
         self.shard_s = 0.002
         """Seconds that a shard takes."""
+        self.state_bytes = 64
+        self.shard_bytes = 8
+        self.shards_sent = 0
+        """Shards that donors have begun to send so far, to anybody."""
         self.result_slots = 64
         """Results for which there is memory, as in the agent: frames of further steps wait in their connection."""
         self.samples = SAMPLES
@@ -89,6 +93,7 @@ class World:
             min_peers=self.min_peers if founder else 1,
             straggler_limit_s=self.straggler_limit_s if founder else None,
             checkpoint_every=self.checkpoint_every,
+            shard_bytes=self.shard_bytes,
         )
 
     # --- time ------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_a_changed_byte_is_refused_or_decodes(place: int, value: int) -> None:
     ("preamble", "complaint"),
     [
         (b"HTTP/1.1 4", "not a chaos agent: check host and port"),
-        (struct.pack("<4sHI", b"CHAO", PROTOCOL_VERSION + 1, 4), "speaks protocol version 3, this one 2"),
+        (struct.pack("<4sHI", b"CHAO", PROTOCOL_VERSION + 1, 4), "speaks protocol version 4, this one 3"),
         (struct.pack("<4sHI", b"CHAO", PROTOCOL_VERSION, MAX_GREETING + 1), "is over"),
     ],
 )
