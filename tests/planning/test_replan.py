@@ -253,7 +253,9 @@ def test_a_killed_donor_costs_no_more_than_what_it_had_still_to_send(killed_at: 
 
 @settings(deadline=None, max_examples=300)
 @given(states(), st.data())
-def test_a_joiner_is_asked_only_for_what_it_may_send(state: tuple[list[int], list[Source]], data: st.DataObject) -> None:
+def test_a_joiner_is_asked_only_for_what_it_may_send(
+    state: tuple[list[int], list[Source]], data: st.DataObject
+) -> None:
     missing, sources = state
     for at in range(1, len(sources)):
         if data.draw(st.booleans()):
@@ -275,6 +277,12 @@ def test_a_fast_joiner_takes_all_it_may_and_no_more() -> None:
     fast = replace(source("j", 100_000), may=frozenset({3, 5}))
     made = replan(list(range(10)), SIZE, [source("d", 1000), fast])
     assert set(made.asks["j"]) == {3, 5} and len(made.asks["d"]) == 8
+
+
+def test_the_only_donor_is_not_given_up_for_a_joiner_who_lacks_the_shard() -> None:
+    slow = source("d", 1.0, (0, 1), 2)
+    made = replan([0, 1, 2], SIZE, [slow, replace(source("j", 10_000.0), may=frozenset({1}))])
+    assert made.asks["j"] in ((), (1,)) and 2 in made.asks["d"]
 
 
 def test_shards_come_back_to_a_joiner_that_got_faster() -> None:

@@ -51,6 +51,8 @@ class Snapshots:
         self._shard_bytes = 1
         self._asked: dict[str, tuple[int, set[int]]] = {}
         """Per learner, the step and all shards that were queued for it, sent or not."""
+        self._relay: dict[str, dict[int, None]] = {}
+        """Per learner, shards of the received snapshot that it is to get once they are here."""
         self.received: SharedMemory | None = None
         self._receiving: ReceiveSnapshot | None = None
         self._stored: set[int] = set()
@@ -77,14 +79,26 @@ class Snapshots:
         begun = self._call_back(order.dst, order.step)
         if order.afresh:
             begun.clear()
-        if self.own is None:
+        self._asked[order.dst] = order.step, begun
+        wanted = [shard for shard in order.shards if shard not in begun]
+        if order.received:
+            self._relay[order.dst] = dict.fromkeys(shard for shard in wanted if shard not in self._stored)
+            wanted = [shard for shard in wanted if shard in self._stored]
+        for shard in wanted:
+            self._send(order.dst, order.step, shard, order.received)
+
+    def _send(self, dst: str, step: int, shard: int, received: bool) -> None:
+        memory = self.received if received else self.own
+        if memory is None:
             return
-        places = spans(self.own_nbytes, self._shard_bytes)
-        for shard in order.shards:
-            if shard not in begun:
-                start, stop = places[shard]
-                self._outlet.send_bulk(order.dst, BulkHeader(SHARD, 0, order.step, shard), self.own.view[start:stop])
-        self._asked[order.dst] = order.step, begun | set(order.shards)
+        if received:
+            assert self._receiving is not None
+            nbytes, size = self._receiving.nbytes, self._receiving.shard_bytes
+        else:
+            nbytes, size = self.own_nbytes, self._shard_bytes
+        self._asked[dst][1].add(shard)
+        payload = memory.view[shard * size : min((shard + 1) * size, nbytes)]
+        self._outlet.send_bulk(dst, BulkHeader(SHARD, 0, step, shard), payload)
 
     def _call_back(self, dst: str, step: int) -> set[int]:
         """Take out of the queue what this peer was to send to `dst`. Returns what of this step it has begun to send."""
@@ -97,6 +111,7 @@ class Snapshots:
             return True
 
         self._outlet.drop_bulk(mine)
+        self._relay.pop(dst, None)
         last, asked = self._asked.pop(dst, (step, set()))
         return asked - waiting if last == step else set()
 
@@ -118,6 +133,7 @@ class Snapshots:
             self.received.close()
             self.received = None
         self._receiving = None
+        self._relay.clear()
 
     def sink(self, header: BulkHeader) -> memoryview | Verdict:
         """Where a shard's bytes go. Raises RemoteProtocolError if they can't be that shard's."""
@@ -142,4 +158,8 @@ class Snapshots:
         ok = blake3(payload).digest() == order.hashes[header.index]
         if ok:
             self._stored.add(header.index)
+            for dst, waiting in self._relay.items():
+                if header.index in waiting:
+                    del waiting[header.index]
+                    self._send(dst, order.step, header.index, received=True)
         self._happened(ShardStored(order.step, header.index, header.src, ok))

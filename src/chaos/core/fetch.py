@@ -7,11 +7,13 @@ to only if what it is to send has changed. What was verified is in no plan any m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 
 from chaos.core.arrivals import Arrivals
 from chaos.core.context import Context
 from chaos.core.events import ShardStored
 from chaos.core.messages import ShardRequest, SnapshotOffer
+from chaos.planning import together
 from chaos.planning.replan import Source, replan
 from chaos.planning.shards import Donor as PlannedDonor
 
@@ -19,6 +21,12 @@ REPLAN_S = 0.25
 """Between two looks at the plan. With 4096 shards a look takes 5 ms of a core."""
 UNMEASURED = (100e6, 0.001)
 """Bytes per second and seconds assumed of a link that has carried nothing yet; re-planned as shards arrive."""
+EQUAL = 1e6
+"""The rate (B/s) that learners assume of everybody where they plan together: only the ratios matter."""
+RELAY_S = 0.5
+"""For so long another learner may have nothing yet of what it is to pass on. A guess: some shards of a slow link."""
+LOOK_S = 2.0
+"""So long nobody is asked, until this host has seen what it has already: comparing goes at 1 GB/s."""
 LOST_AFTER = 2
 """A donor that is silent for so many times `shard_timeout_s` is given up; after the first, it is asked once more."""
 
@@ -35,6 +43,8 @@ class _Donor:
     """It would send what has come from elsewhere: its request has to be made anew."""
     afresh: bool = False
     """What it sent before may be lost with a link: the next request says so."""
+    may: frozenset[int] | None = None
+    """Another learner: what it may be asked for, as it has it or gets it first. None: a donor, who has everything."""
     cut: bool = False
     """Its link is down, and no other way to it is known."""
     reminded: int = 0
@@ -51,8 +61,16 @@ class Fetch:
         self._missing = dict.fromkeys(range(len(offer.hashes)))
         self._donors: dict[str, _Donor] = {}
         self._planned_at = 0.0
+        self._looking = True
+        """Nobody is asked yet: this host may have some of it already."""
+        self.held = 0
+        """Shards that this host had."""
         self._from: dict[str, int] = {}
         """Verified shards by who sent them."""
+        self._fellows: dict[str, frozenset[int]] = {}
+        """Learners that pull the same snapshot, and what they said to hold of it."""
+        self._told: frozenset[int] = frozenset()
+        """What this peer said last that it holds."""
         self.again = 0
         """Shards that were asked of a second donor while the first might still send them."""
 
@@ -65,9 +83,25 @@ class Fetch:
         """Those that serve it now, in the order in which they came."""
         return list(self._donors)
 
+    @property
+    def has_donors(self) -> bool:
+        """Whether anybody is there who has all of it."""
+        return any(donor.may is None for donor in self._donors.values())
+
     def sources(self) -> dict[str, int]:
         """Bytes by donor, for people."""
         return {self._ctx.name(peer): count * self.offer.shard_bytes for peer, count in self._from.items()}
+
+    def on_held(self, shards: tuple[int, ...]) -> None:
+        """What this host has already need not come."""
+        self._looking = False
+        for shard in shards:
+            if shard in self._missing:
+                self.held += 1
+                self._arrived(shard, None)
+        if self._fellows and self.has_donors and not self.complete:
+            self._share()
+        self.plan(f"{self.held} of {len(self.offer.hashes)} shards were here")
 
     # --- donors --------------------------------------------------------------------------------------------
 
@@ -76,10 +110,13 @@ class Fetch:
         rate, rtt_s = measured or UNMEASURED
         if peer not in self._donors:
             self._donors[peer] = _Donor(Arrivals(max(rate, 1.0)), rtt_s)
+            if self._fellows and not self._looking:
+                self._share()
             self.plan(f"{self._ctx.name(peer)} is a donor")
 
     def remove(self, peer: str, reason: str) -> None:
         """It is gone, or not to be trusted. The others take over what it had still to send."""
+        self._fellows.pop(peer, None)
         if self._donors.pop(peer, None) is not None and self._donors:
             self.plan(f"without {self._ctx.name(peer)}: {reason}")
 
@@ -100,21 +137,64 @@ class Fetch:
             self._ask(peer, donor, list(donor.queue))
         self.plan(f"a new way to {self._ctx.name(peer)}")
 
+    # --- other learners ------------------------------------------------------------------------------------
+
+    def tell(self, _peer: str) -> frozenset[int]:
+        """What it holds, to be told to another learner: both plan with the same figures."""
+        self._told = frozenset(range(len(self.offer.hashes))) - self._missing.keys()
+        return self._told
+
+    def share(self, peer: str, holds: frozenset[int]) -> None:
+        """Another learner pulls the same snapshot and holds this of it already: the two serve each other."""
+        self._fellows[peer] = holds
+        if self.has_donors and not self.complete and not self._looking:
+            self._share()
+            self.plan(f"together with {self._ctx.name(peer)}")
+
+    def _share(self) -> None:
+        """Deal out anew by the plan that all these learners make, each for itself.
+
+        They don't know each other's rates, so all are taken as equal; what really comes of it is up to `plan`.
+        """
+        donors = sorted(peer for peer, donor in self._donors.items() if donor.may is None)
+        holds = {**self._fellows, self._ctx.id: self._told}
+        made = together.plan(
+            len(self.offer.hashes),
+            self.offer.shard_bytes,
+            [PlannedDonor(name=peer, bandwidth=EQUAL) for peer in donors],
+            [together.Joiner(name=peer, uplink=EQUAL, holds=holds[peer]) for peer in sorted(holds)],
+        )
+        asks = made.asks[self._ctx.id]
+        wire = {s for peer, d in self._donors.items() for s in self._on_wire(d)}
+        for peer in (*donors, *(fellow for fellow in self._fellows if fellow in asks)):
+            if peer not in self._donors:
+                rate, rtt_s = UNMEASURED
+                self._donors[peer] = _Donor(Arrivals(rate), rtt_s)
+            donor = self._donors[peer]
+            wanted = [s for s in asks.get(peer, ()) if s in self._missing and s not in wire]
+            if peer in self._fellows:
+                donor.may = frozenset(wanted)
+            self._ask(peer, donor, [*self._on_wire(donor), *wanted])
+        self._ctx.trace("shards_together", step=self.offer.step, learners=len(holds), reason=made.reason)
+
     # --- shards --------------------------------------------------------------------------------------------
 
     def on_shard(self, event: ShardStored) -> None:
         """A verified shard. Whoever else was to send it need not any more."""
         if event.shard not in self._missing:
             return
-        del self._missing[event.shard]
         self._from[event.donor] = self._from.get(event.donor, 0) + 1
         sender = self._donors.get(event.donor)
         if sender is not None:
             sender.reminded = 0
             sender.arrivals.came(self._ctx.now, self.offer.shard_bytes)
+        self._arrived(event.shard, sender)
+
+    def _arrived(self, shard: int, sender: _Donor | None) -> None:
+        del self._missing[shard]
         for donor in self._donors.values():
-            if event.shard in donor.queue:
-                del donor.queue[event.shard]
+            if shard in donor.queue:
+                del donor.queue[shard]
                 donor.stale = donor.stale or donor is not sender
                 if not donor.queue:
                     donor.arrivals.idle()
@@ -125,6 +205,8 @@ class Fetch:
         """Look at the plan again if it is time. Returns donors that have been silent for too long."""
         if self._ctx.now - self._planned_at < REPLAN_S or not self._donors or self.complete:
             return []
+        if self._ctx.now - self.started > LOOK_S:
+            self._looking = False
         lost = [peer for peer, donor in self._donors.items() if self._overdue(peer, donor)]
         self.plan("progress")
         return lost
@@ -146,9 +228,11 @@ class Fetch:
     def plan(self, why: str) -> None:
         """Deal out what is missing, and tell the donors whose part in it has changed."""
         self._planned_at = self._ctx.now
+        if self._looking:
+            return
         size = self.offer.shard_bytes
         sources = [self._source(peer, donor) for peer, donor in self._donors.items()]
-        if self.complete or not any(source.donor.rate for source in sources):
+        if self.complete or not any(source.donor.rate for source in sources if source.may is None):
             return
         made = replan(tuple(self._missing), size, sources)
         again = set(made.again)
@@ -171,18 +255,35 @@ class Fetch:
             )
 
     def _source(self, peer: str, donor: _Donor) -> Source:
+        rate = 0.0 if donor.cut else donor.arrivals.rate(self._ctx.now, self.offer.shard_bytes)
+        planned = PlannedDonor(name=self._ctx.name(peer), bandwidth=rate, latency_s=donor.rtt_s)
+        return Source(donor=planned, queue=tuple(donor.queue), on_wire=len(self._on_wire(donor)), may=donor.may)
+
+    def _on_wire(self, donor: _Donor) -> list[int]:
+        """What it has probably begun to send: the first in its queue, and as many more as fit into a round trip."""
         size = self.offer.shard_bytes
         rate = donor.arrivals.rate(self._ctx.now, size)
-        on_wire = min(len(donor.queue), 1 + int(rate * donor.rtt_s / size))
-        planned = PlannedDonor(name=self._ctx.name(peer), bandwidth=0.0 if donor.cut else rate, latency_s=donor.rtt_s)
-        return Source(donor=planned, queue=tuple(donor.queue), on_wire=on_wire)
+        return list(islice(donor.queue, 1 + int(rate * donor.rtt_s / size)))
 
     def _ask(self, peer: str, donor: _Donor, shards: list[int]) -> None:
         """Each request replaces the former one, but for what the donor has begun to send."""
         donor.queue = dict.fromkeys(shards)
         if shards:
-            donor.arrivals.awaited(self._ctx.now, donor.rtt_s)
+            donor.arrivals.awaited(self._ctx.now, donor.rtt_s + (0.0 if donor.may is None else RELAY_S))
         else:
             donor.arrivals.idle()
         self._ctx.send(peer, ShardRequest(self.offer.step, tuple(shards), donor.afresh))
         donor.stale = donor.afresh = False
+
+
+def to_bitmap(shards: frozenset[int]) -> bytes:
+    """Bit i of byte i // 8 says that shard i is among them."""
+    bits = bytearray(max(shards, default=-1) // 8 + 1)
+    for shard in sorted(shards):
+        bits[shard // 8] |= 1 << shard % 8
+    return bytes(bits)
+
+
+def from_bitmap(bits: bytes, count: int) -> frozenset[int]:
+    """The shards below `count` whose bit is set."""
+    return frozenset(shard for shard in range(min(count, 8 * len(bits))) if bits[shard // 8] >> shard % 8 & 1)

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
-from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
+from chaos.core.events import LinksMeasured, ShardsHeld, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
-from chaos.core.fetch import Fetch
+from chaos.core.fetch import Fetch, from_bitmap, to_bitmap
 from chaos.core.messages import (
     DonorReady,
+    Holding,
     Pause,
     Ready,
+    ShardRequest,
     SnapshotAt,
     SnapshotMissing,
     SnapshotOffer,
@@ -62,6 +64,8 @@ class Learner:
         self._paused_until = 0.0
         self.corrupt: dict[str, int] = {}
         """Corrupt shards by the donor that sent them."""
+        self._clients: dict[str, int] = {}
+        """Learners that this one serves, and the step of the snapshot."""
         self._clear()
 
     def _clear(self) -> None:
@@ -79,6 +83,7 @@ class Learner:
         self._own: StateManifest | None = None
         self._own_hashes: tuple[bytes, ...] | None = None
         self._theirs: SnapshotOffer | None = None
+        self._dismiss_clients()
 
     @property
     def _donors(self) -> list[str]:
@@ -215,12 +220,19 @@ class Learner:
         running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
         running = running and not self._late
         step = finished + (2 + self._margin if running else 0)
-        self._target = max(step, self._ctx.view.first_step - 1)
+        self._target = self._shared_step() or max(step, self._ctx.view.first_step - 1)
         self._base = self._target
         self._refused.clear()
         self._enter(Phase.OFFER)
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
+
+    def _shared_step(self) -> int:
+        """The snapshot that most donors serve to other learners already; 0 if none does, or it did not work before."""
+        serves = [ready.serves for ready in self._ready.values() if ready.serves]
+        if not serves or self._late or self._meter.losses:
+            return 0
+        return max(serves, key=lambda step: (serves.count(step), step))
 
     def _await_offer(self) -> None:
         if self._retry_at and self._ctx.now >= self._retry_at:
@@ -258,7 +270,7 @@ class Learner:
                 self._widen()
             if src in self._ready:
                 known = self._ready[src]
-                self._ready[src] = replace(known, finished=max(known.finished, message.applied))
+                self._ready[src] = replace(known, finished=max(known.finished, message.applied), serves=0)
             if self._offer is None and self._refused.issuperset(self._ready):
                 self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
@@ -285,17 +297,46 @@ class Learner:
                 return
             assert self._fetch is not None
             self._fetch.add(src, self._measured.get(src))
-            if self._fetch.complete:
-                self._fetched()
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         self._offer = offer
         steps = self._node.steps
         if not steps.head or offer.step > steps.finished or (offer.step == steps.finished and offer.head != steps.head):
-            steps.adopt(offer.step, offer.head, offer.data)
+            steps.adopt(offer.step, offer.head, offer.data, offer.views)
         self._fetch = Fetch(self._ctx, offer)
         self._ctx.emit(ReceiveSnapshot(offer.step, offer.manifest.nbytes, offer.shard_bytes, offer.hashes))
         self._enter(Phase.FETCH)
+
+    # --- other learners ------------------------------------------------------------------------------------
+
+    def _tell_holding(self, peer: str, answer: bool) -> None:
+        if self._fetch is not None and peer != self._ctx.id:
+            offer = self._fetch.offer
+            self._ctx.send(peer, Holding(offer.step, offer.head, to_bitmap(self._fetch.tell(peer)), answer))
+
+    def on_holding(self, src: str, message: Holding) -> None:
+        """Another learner pulls a snapshot: if it is the same one, it is a source, and this peer one for it."""
+        fetch = self._fetch
+        if fetch is None or (message.step, message.head) != (fetch.offer.step, fetch.offer.head):
+            return
+        if not message.answer:
+            self._tell_holding(src, answer=True)
+        fetch.share(src, from_bitmap(message.shards, len(fetch.offer.hashes)))
+
+    def on_shard_request(self, src: str, message: ShardRequest) -> None:
+        """Another learner asks for shards of the snapshot that this one pulls, or has pulled."""
+        if self._fetch is None or message.step != self._fetch.offer.step:
+            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "released"))
+            return
+        shards = tuple(s for s in message.shards if s < len(self._fetch.offer.hashes))
+        self._clients[src] = message.step
+        self._ctx.emit(ServeShards(src, message.step, shards, message.afresh, received=True))
+
+    def _dismiss_clients(self) -> None:
+        """What was pulled is not kept any more: those that it was served to look elsewhere."""
+        clients, self._clients = self._clients, {}
+        for peer, step in clients.items():
+            self._ctx.send(peer, SnapshotMissing(step, self._node.steps.finished, "released"))
 
     # --- fetch ---------------------------------------------------------------------------------------------
 
@@ -309,6 +350,16 @@ class Learner:
                 self._fetch.way_found(peer)
             else:
                 self._fetch.link_lost(peer)
+
+    def on_held(self, event: ShardsHeld) -> None:
+        """What this host has of the snapshot need not be fetched."""
+        fetch = self._fetch
+        if self.phase == Phase.FETCH and fetch is not None and event.step == fetch.offer.step:
+            fetch.on_held(event.shards)
+            for info in self._ctx.view.learners:
+                self._tell_holding(info.id, answer=False)
+            if fetch.complete:
+                self._fetched()
 
     def on_shard(self, event: ShardStored) -> None:
         fetch = self._fetch
@@ -333,7 +384,7 @@ class Learner:
             self.restart("no donor is left")
         elif self.phase == Phase.FETCH and self._fetch is not None and peer in self._fetch.donors:
             self._fetch.remove(peer, reason)
-            if not self._fetch.donors:
+            if not self._fetch.has_donors:
                 self.restart("no donor is left")
         elif self.phase == Phase.VERIFY and peer == self._verify_donor:
             self._start_verify()
@@ -352,6 +403,7 @@ class Learner:
             seconds=round(self._ctx.now - self._since, 3),
             sources=fetch.sources(),
             again=fetch.again * offer.shard_bytes,
+            held=fetch.held * offer.shard_bytes,
         )
         self._enter(Phase.LOAD)
         self._node.worker.pump()
@@ -382,14 +434,16 @@ class Learner:
             self._ctx.send(self._verify_donor, SnapshotRelease(self._target))
         self._own, self._own_hashes, self._theirs = None, None, None
         self._node.donor.give_up()
-        preferred = [d for d in self._donors if d in members]
-        self._verify_donor = (preferred or members)[0]
+        preferred = [d for d in members if d in self._donors] or members
+        mine = [info.id for info in self._ctx.view.learners].index(self._ctx.id)
+        self._verify_donor = preferred[mine % len(preferred)]  # each serves one snapshot: learners spread over them
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self._late
         newest = max(steps.highest_seen, self._newest())
         step = newest + 1 + self._margin if running else steps.finished
         self._target = step
+        self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
         self._ctx.send(self._verify_donor, SnapshotAt(step))
@@ -415,11 +469,13 @@ class Learner:
         theirs, own = self._theirs, self._own
         if theirs is None or own is None or self._own_hashes is None:
             return
-        self._ctx.send(self._verify_donor, SnapshotRelease(theirs.step))
+        equal = (theirs.hashes, theirs.manifest) == (self._own_hashes, own)
+        if equal or theirs.step != own.step:
+            self._ctx.send(self._verify_donor, SnapshotRelease(theirs.step))
         if theirs.step != own.step:
             self._retry_at = self._ctx.now + RETRY_S
             return
-        if (theirs.hashes, theirs.manifest) == (self._own_hashes, own):
+        if equal:
             self._ctx.trace("digests_equal", step=own.step, peer=self._ctx.name(self._verify_donor))
             self._enter(Phase.READY)
             self._announce_ready()
@@ -434,7 +490,18 @@ class Learner:
                 "its arithmetic is not that of the others (compare CPU, flags and versions)"
             )
             return
-        self.restart("digests differ")
+        self._mend(theirs)
+
+    def _mend(self, theirs: SnapshotOffer) -> None:
+        """Of what was compared, fetch the shards that differ, and go on from that step."""
+        donor = self._verify_donor
+        self._verify_donor = ""
+        self._target = theirs.step
+        self._ready = {donor: DonorReady(theirs.step, running=True)}
+        self._node.worker.forget_state()
+        self._accept_offer(theirs)
+        assert self._fetch is not None
+        self._fetch.add(donor, self._measured.get(donor))
 
     def _announce_ready(self) -> None:
         self._since = self._ctx.now

@@ -30,6 +30,7 @@ from chaos.core.events import (
     PathChanged,
     Received,
     RoundComplete,
+    ShardsHeld,
     ShardStored,
     SnapshotFreed,
     SnapshotHashed,
@@ -172,6 +173,7 @@ class Node:
                 self.liveness.tick()
                 self.admission.tick()
                 self.learner.tick()
+                self.donor.tick()
                 if self.ctx.views:
                     self.force.tick()
                     self.steps.end_pauses()
@@ -196,6 +198,8 @@ class Node:
                 self.on_sealed(sealed, announce=True)
             case ShardStored():
                 self.learner.on_shard(event)
+            case ShardsHeld():
+                self.learner.on_held(event)
             case SnapshotHashed():
                 self.donor.on_hashed(event)
                 self.learner.on_own_hashed(event)

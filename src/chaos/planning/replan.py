@@ -105,11 +105,12 @@ class _Plan:
         return arrivals
 
     def last_on_wire(self) -> int | None:
-        """The donor whose shards on the wire the end waits for. None if it waits for others, or has only this one."""
-        if not self._arrivals or sum(pace is not None for pace in self._each) < 2:
+        """The source whose shards on the wire the end waits for. None if it waits for others, or no other has all."""
+        if not self._arrivals:
             return None
         end, worst = max(self._arrivals.values())
-        return worst if end == self.finish else None
+        able = [at for at, s in enumerate(self.sources) if s.may is None and self._each[at] is not None and at != worst]
+        return worst if end == self.finish and able else None
 
     def asks(self) -> dict[str, tuple[int, ...]]:
         """Everybody keeps the head of its own queue up to its count; the rest is dealt out in runs.

@@ -39,6 +39,8 @@ class Serving:
     queue: deque[int] = field(default_factory=deque)
     begun: set[int] = field(default_factory=set)
     busy: bool = False
+    relayed: bool = False
+    """Of the snapshot that this peer itself is receiving: each shard once it is here."""
 
 
 class SimPeer:
@@ -76,6 +78,9 @@ class SimPeer:
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy_until = 0.0
         self._serving: dict[str, Serving] = {}
+        self._stored: tuple[int, set[int]] = (0, set())
+        """The step of the snapshot that is being received, and the shards that are here."""
+        self._hashes: tuple[bytes, ...] = ()
         self._routes: dict[str, str] = {}
         self._routed_by: tuple[int, tuple[str, ...]] | None = None
         """What the routes were made of."""
@@ -158,6 +163,11 @@ class SimPeer:
         match event:
             case ev.WorkerSaid(wm.Boundary(applied, part, _)) if part is not None:
                 self.buffer = applied + 1
+            case ev.ShardStored(step, shard, _, True) if step == self._stored[0]:
+                self._stored[1].add(shard)
+                self.world.disks[self.index].add(self._hashes[shard])
+                for dst, serving in self._serving.items():
+                    self._send_next(dst, serving)
 
     def next_hop(self, dst: str) -> str | None:
         """Where this peer's transport sends what is for a peer without a direct link."""
@@ -232,11 +242,23 @@ class SimPeer:
             case act.WriteCheckpoint(step):
                 self.world.promises.wrote_checkpoint(self, step)
                 self._later(0.05, ev.SnapshotFreed(step))
-            case act.OpenRound() | act.ReceiveSnapshot() | act.ReleaseSnapshot():
+            case act.ReceiveSnapshot(step, _, _, hashes):
+                self._receive(step, hashes)
+            case act.OpenRound() | act.ReleaseSnapshot():
                 pass  # bytes in advance, and memory: there is neither
 
     def _later(self, delay: float, event: ev.AnyEvent) -> None:
         self.world.heap.at(delay, lambda: self.post(lambda: self.handle(event)))
+
+    def _receive(self, step: int, hashes: tuple[bytes, ...]) -> None:
+        """What of it lies on this host: in the file of an earlier process, or in the own snapshot."""
+        own = self.node.learner._own_hashes or ()
+        disk = self.world.disks.setdefault(self.index, set())
+        found = {i for i, name in enumerate(hashes) if name in disk or name in own}
+        self._stored, self._hashes = (step, found), hashes
+        disk.clear()
+        disk.update(hashes[i] for i in found)
+        self._later(0.001, ev.ShardsHeld(step, tuple(sorted(found))))
 
     def _manifest(self, step: int) -> bytes | None:
         donor, learner = self.node.donor._snapshot, self.node.learner._own
@@ -277,14 +299,19 @@ class SimPeer:
         if order.afresh:
             known.begun.clear()
         known.queue = deque(shard for shard in order.shards if shard not in known.begun)
+        known.relayed = order.received
         self._send_next(order.dst, known)
 
     def _send_next(self, dst: str, serving: Serving) -> None:
         """One shard after the other."""
-        if serving.busy or not serving.queue or self._serving.get(dst) is not serving:
+        if serving.busy or self._serving.get(dst) is not serving:
+            return
+        here = self._stored[1] if self._stored[0] == serving.step else set()
+        shard = next((s for s in serving.queue if not serving.relayed or s in here), None)
+        if shard is None:
             return
         serving.busy = True
-        shard = serving.queue.popleft()
+        serving.queue.remove(shard)
         serving.begun.add(shard)
         self.world.shards_sent += 1
 

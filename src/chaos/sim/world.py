@@ -64,6 +64,8 @@ class World:
         """Seconds that a shard takes."""
         self.state_bytes = 64
         self.shard_bytes = 8
+        self.disks: dict[int, set[bytes]] = {}
+        """By host: hashes of the shards that lie in its file of the last snapshot."""
         self.shards_sent = 0
         """Shards that donors have begun to send so far, to anybody."""
         self.result_slots = 64
