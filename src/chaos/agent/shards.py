@@ -7,15 +7,18 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
+from chaos.agent.held import ReceivedFile, take_over
 from chaos.agent.reduce import Outlet
 from chaos.agent.shared_memory import SharedMemory
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ServeShards
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import ShardStored, SnapshotHashed
+from chaos.core.events import ShardsHeld, ShardStored, SnapshotHashed
 
 HASHING_NICE = 15
 """Hashing a large state takes seconds of a core; training on the same host goes before it (workers run at 10)."""
@@ -41,8 +44,17 @@ def _yield_to_training() -> None:
 class Snapshots:
     """The snapshot that the own worker took, and the one that is being received."""
 
-    def __init__(self, me: str, outlet: Outlet, happened: Callable[[ShardStored | SnapshotHashed], None]) -> None:
+    def __init__(
+        self,
+        me: str,
+        outlet: Outlet,
+        happened: Callable[[ShardStored | ShardsHeld | SnapshotHashed], None],
+        note: Callable[[str, dict[str, Any]], None],
+        directory: Path | None,
+    ) -> None:
         self._me = me
+        self._note = note
+        self._file = ReceivedFile(directory, me)
         self._outlet = outlet
         self._happened = happened
         self._hashing = ThreadPoolExecutor(1, "chaos-hash", initializer=_yield_to_training)
@@ -117,12 +129,26 @@ class Snapshots:
 
     # --- the received snapshot -----------------------------------------------------------------------------
 
-    def expect(self, order: ReceiveSnapshot) -> None:
-        """Make room for a snapshot."""
-        self.forget_received()
-        self.received = SharedMemory.create("chaos-received", max(order.nbytes, 1))
+    async def expect(self, order: ReceiveSnapshot) -> None:
+        """Make room for a snapshot, and look what of it is here."""
+        sources = [view for view in (self._file.former(),) if view is not None]
+        if self.own is not None and self.own_nbytes:
+            sources.append(self.own.view[: self.own_nbytes])
+        if self.received is not None:
+            self.received.close()
+        self.received, obstacle = self._file.create(order.nbytes)
+        if obstacle:
+            self._note("snapshot_in_memory", {"reason": obstacle})
         self._receiving = order
         self._stored.clear()
+        self._relay.clear()
+        loop, target = asyncio.get_running_loop(), self.received.view[:]
+        found: tuple[int, ...] = ()
+        if sources and order.nbytes:
+            found = await loop.run_in_executor(self._hashing, take_over, order, sources, target)
+        if self._receiving is order:
+            self._stored.update(found)
+            self._happened(ShardsHeld(order.step, found))
 
     def resume_from(self, memory: SharedMemory) -> None:
         """A checkpoint takes the place of a received snapshot."""
@@ -132,6 +158,7 @@ class Snapshots:
         if self.received is not None:
             self.received.close()
             self.received = None
+        self._file.remove()
         self._receiving = None
         self._relay.clear()
 
