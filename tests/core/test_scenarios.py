@@ -297,6 +297,9 @@ def promote_a_dead_learner(world: World, dead: SimPeer, seal: bool) -> SimPeer:
     founder.node.views.add_gone = lambda *_: False  # type: ignore[method-assign]
     world.kill(dead, seal=seal)
     world.run_until(lambda: joiner.node.learner.phase == Phase.READY, 10)
+    for peer in world.peers.values():
+        if peer is not founder:
+            peer.node.views.suspect(dead.id, "a test says so")
     assert dead.id in joiner.node.ctx.wishes.lost_learners
     founder.node.ctx.wishes.ready.update({dead.id: 1, joiner.id: 1})
     world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 1)

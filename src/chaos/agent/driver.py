@@ -107,7 +107,7 @@ class Agent:
         self.transport = Transport(setup.me, run, list(setup.listen), setup.security, self, setup.transport)
         self.worker_link = WorkerLink(self._on_worker, lambda reason: self.post(ev.WorkerDied(reason)))
         self._reducer = Reducer(setup.me.id, self.transport, self.post)
-        self._snapshots = Snapshots(self.transport, self.post)
+        self._snapshots = Snapshots(setup.me.id, self.transport, self.post, self._write_trace, setup.runtime)
         if setup.resume is not None:
             self._snapshots.resume_from(setup.resume)
         self._memory: tuple[SharedMemory, ResultRing] | None = None
@@ -483,7 +483,7 @@ class Agent:
             case act.HashSnapshot():
                 self._spawn(snapshots.hash_own(action))
             case act.ReceiveSnapshot():
-                snapshots.expect(action)
+                self._spawn(snapshots.expect(action))
             case act.ServeShards():
                 snapshots.serve(action)
             case act.ReleaseSnapshot(received):

@@ -52,11 +52,17 @@ class NodeConfig:
     it, two hosts with a link of 1 s up, 0.5 s down made 120 views a minute; docs/protocol.md has the table."""
     flap_limit_s: float = 30.0
     """The longest that a peer is kept out: it must find its way back within a minute once its link is good."""
-    shard_bytes: int = 2**20
-    """Large enough that per-shard cost vanishes, small enough that a lost donor costs little."""
+    shard_bytes: int = 0
+    """Of a snapshot. 0: by the size of the state, see `planning.shards.shard_size`."""
     promote_lag_s: float = 0.5
     """A ready learner is promoted if it holds what was finished so long ago, or all but one step. Its first step
     waits for what it lacks, so this bounds the stall; less than a WAN's latency would shut out who lags by that."""
+    keep_for_lost_s: float = 30.0
+    """For so long a donor keeps the snapshot of a learner that was lost, unless the memory is wanted: a restart and
+    two views take a few seconds. It lets go earlier once results since are kept no more."""
+    together_s: float = 0.2
+    """A learner that is ready waits so long for others to be so too: a view costs a round of messages, and a first step
+    that waits for what the new member lacks. Little beside the seconds that a join takes."""
     retain_results: int = 32
     """So many results are kept for learners that are behind; one that lags more takes a newer snapshot."""
     donor_wait_s: float = 1.0
@@ -82,6 +88,8 @@ class Context:
     role: Role = Role.JOINER
     views: list[View] = field(default_factory=list)
     """Views under which rounds may still run, oldest first; the last one is installed."""
+    past: tuple[View, ...] = ()
+    """Older views still, under which steps ran whose results a learner takes over; of no other use."""
     wishes: Wishes = field(default_factory=Wishes)
     linked: dict[str, PeerInfo] = field(default_factory=dict)
     """Peers with a direct link."""
@@ -171,7 +179,8 @@ class Context:
 
     def view_for(self, step: int) -> View | None:
         """The view under which the round of `step` runs, as far as known."""
-        for view in reversed(self.views):
-            if step >= view.first_step:
-                return view
+        for known in (self.views, self.past):
+            for view in reversed(known):
+                if step >= view.first_step:
+                    return view
         return None

@@ -78,6 +78,13 @@ class ShardStored(Event, frozen=True):
     ok: bool
 
 
+class ShardsHeld(Event, frozen=True):
+    """Answer to `ReceiveSnapshot`: these shards of the snapshot of `step` were found on this host, and verified."""
+
+    step: int
+    shards: tuple[int, ...]
+
+
 class SnapshotHashed(Event, frozen=True):
     """The snapshot that the own worker took lies in memory with these hashes, one per shard."""
 
@@ -135,6 +142,7 @@ AnyEvent = (
     | WordsFound
     | RoundComplete
     | ShardStored
+    | ShardsHeld
     | SnapshotHashed
     | SnapshotFreed
     | LinksMeasured

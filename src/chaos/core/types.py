@@ -161,6 +161,8 @@ class Fingerprint(Record, frozen=True):
     torch: Annotated[str, Meta(max_length=64)]
     options: Text
     """Session options that change results: accumulate, max_grad_norm, wire dtype, on_nonfinite."""
+    extras: Annotated[tuple[TensorSpec, ...], Meta(max_length=100_000)] = ()
+    """The session's extras, each with an entry of no shape for itself and one for each of its tensors."""
 
 
 class Segment(Record, frozen=True):

@@ -33,6 +33,7 @@ class Views:
         self.handling = Handling()
         self._round = 0
         self._need_since: float | None = None
+        self._ready_since: float | None = None
         self._retry_at = 0.0
         self._promised_at = 0.0
 
@@ -77,6 +78,8 @@ class Views:
         if not self._ctx.wishes.ready:
             return {}
         view, beats, steps = self._ctx.view, self._node.liveness.progress, self._node.steps
+        if self._may_come_together():
+            return {}
         return {
             peer: step
             for peer, step in self._ctx.wishes.ready.items()
@@ -85,6 +88,18 @@ class Views:
             and (beat.lineage, beat.view_id) == (view.lineage, view.id)
             and steps.keeps_up(peer)
         }
+
+    def _may_come_together(self) -> bool:
+        """One learner is ready and another is not: they get a moment to come in by one view."""
+        wishes, now = self._ctx.wishes, self._ctx.now
+        learners = [p.id for p in self._ctx.view.learners if p.id not in wishes.lost_learners]
+        if not wishes.ready:
+            self._ready_since = None
+        elif self._ready_since is None:
+            self._ready_since = now
+        others = any(peer not in wishes.ready for peer in learners)
+        waited = now - self._ready_since if self._ready_since is not None else 0.0
+        return others and waited < self._ctx.config.together_s
 
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""

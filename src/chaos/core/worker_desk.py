@@ -244,6 +244,9 @@ class WorkerDesk:
             return self._node.learner.base_step if self._ctx.role == Role.LEARNER else finished
         if self.worker.applied is None:
             return self._node.learner.base_step
+        if self._ctx.role == Role.LEARNER:
+            compared = max(self._node.learner.base_step, finished - self._ctx.kept_results)
+            return min(self.worker.holds, compared)  # if it differs, it goes back there
         return finished if self.worker.behind else self.worker.holds
 
     def pump(self) -> None:

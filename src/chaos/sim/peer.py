@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chaos.core import actions as act
@@ -17,14 +17,12 @@ from chaos.core.node import Founding, Node
 from chaos.core.routes import next_hops
 from chaos.sim.reducer import Reducer
 from chaos.sim.symbols import Result, digest, info, sign
-from chaos.sim.worker import STATE_BYTES, Worker
+from chaos.sim.worker import Worker
 
 if TYPE_CHECKING:
     from chaos.sim.world import World
 
 TICK = ev.Tick()
-SHARDS = 8
-"""Shards of a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,18 @@ class ClockSkew:
 
     offset: float = 0.0
     rate: float = 1.0
+
+
+@dataclass(eq=False)
+class Serving:
+    """What a donor sends to one learner."""
+
+    step: int
+    queue: deque[int] = field(default_factory=deque)
+    begun: set[int] = field(default_factory=set)
+    busy: bool = False
+    relayed: bool = False
+    """Of the snapshot that this peer itself is receiving: each shard once it is here."""
 
 
 class SimPeer:
@@ -71,8 +81,10 @@ class SimPeer:
         """Steps whose result arrived with a flipped bit."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy_until = 0.0
-        self._serving: dict[str, int] = {}
-        """Per learner, the number of the request for shards that counts."""
+        self._serving: dict[str, Serving] = {}
+        self._stored: tuple[int, set[int]] = (0, set())
+        """The step of the snapshot that is being received, and the shards that are here."""
+        self._hashes: tuple[bytes, ...] = ()
         self._routes: dict[str, str] = {}
         self._routed_by: tuple[int, tuple[str, ...]] | None = None
         """What the routes were made of."""
@@ -141,6 +153,8 @@ class SimPeer:
                 self.world.control(self.info.id, event.info.id, Seal(sealed))
         elif isinstance(event, ev.WorkerSaid):
             self._note_boundary(event.message)
+        elif isinstance(event, ev.ShardStored):
+            self._note_shard(event)
         self.world.events += 1
         try:
             actions = self.node.handle(event, self.now)
@@ -167,6 +181,14 @@ class SimPeer:
         match message:
             case wm.Boundary(applied, part, _) if part is not None:
                 self.buffer = applied + 1
+
+    def _note_shard(self, event: ev.ShardStored) -> None:
+        """What came whole can be passed on, and stays on this host's disk."""
+        if event.ok and event.step == self._stored[0]:
+            self._stored[1].add(event.shard)
+            self.world.disks[self.index].add(self._hashes[event.shard])
+            for dst, serving in self._serving.items():
+                self._send_next(dst, serving)
 
     def next_hop(self, dst: str) -> str | None:
         """Where this peer's transport sends what is for a peer without a direct link."""
@@ -233,19 +255,31 @@ class SimPeer:
                 self.send_frame(dst, "result", mark, step, self.result_of(step))
             case act.HashSnapshot(step, shard_bytes):
                 chain = self._manifest(step) or self.worker.chain
-                hashes = tuple(digest(chain, i) for i in range(SHARDS))
+                count = -(-self.world.state_bytes // shard_bytes)
+                hashes = tuple(digest(chain, i) for i in range(count))
                 self._later(0.003, ev.SnapshotHashed(step, shard_bytes, hashes))
-            case act.ServeShards(dst, step, shards):
-                number = self._serving[dst] = self._serving.get(dst, 0) + 1
-                self._serve(dst, step, list(shards), number)
+            case act.ServeShards():
+                self._serve(action)
             case act.WriteCheckpoint(step):
                 self.world.promises.wrote_checkpoint(self, step)
                 self._later(0.05, ev.SnapshotFreed(step))
-            case act.OpenRound() | act.ReceiveSnapshot() | act.ReleaseSnapshot():
+            case act.ReceiveSnapshot(step, _, _, hashes):
+                self._receive(step, hashes)
+            case act.OpenRound() | act.ReleaseSnapshot():
                 pass  # bytes in advance, and memory: there is neither
 
     def _later(self, delay: float, event: ev.AnyEvent) -> None:
         self.world.heap.at(delay, lambda: self.post(lambda: self.handle(event)))
+
+    def _receive(self, step: int, hashes: tuple[bytes, ...]) -> None:
+        """What of it lies on this host: in the file of an earlier process, or in the own snapshot."""
+        own = self.node.learner._own_hashes or ()
+        disk = self.world.disks.setdefault(self.index, set())
+        found = {i for i, name in enumerate(hashes) if name in disk or name in own}
+        self._stored, self._hashes = (step, found), hashes
+        disk.clear()
+        disk.update(hashes[i] for i in found)
+        self._later(0.001, ev.ShardsHeld(step, tuple(sorted(found))))
 
     def _manifest(self, step: int) -> bytes | None:
         donor, learner = self.node.donor._snapshot, self.node.learner._own
@@ -282,17 +316,37 @@ class SimPeer:
     def roots_disagree(self, step: int, results: list[Result]) -> None:
         self.world.promises.broken("I1", f"roots disagree on step {step}: {results}")
 
-    def _serve(self, dst: str, step: int, shards: list[int], number: int) -> None:
-        """One shard after the other, until another request replaces this one."""
-        if not shards:
+    def _serve(self, order: act.ServeShards) -> None:
+        """A request replaces the former one, but for the shard that is being sent."""
+        known = self._serving.get(order.dst)
+        if known is None or known.step != order.step:
+            known = self._serving[order.dst] = Serving(order.step)
+        if order.afresh:
+            known.begun.clear()
+        known.queue = deque(shard for shard in order.shards if shard not in known.begun)
+        known.relayed = order.received
+        self._send_next(order.dst, known)
+
+    def _send_next(self, dst: str, serving: Serving) -> None:
+        """One shard after the other."""
+        if serving.busy or self._serving.get(dst) is not serving:
             return
+        here = self._stored[1] if self._stored[0] == serving.step else set()
+        shard = next((s for s in serving.queue if not serving.relayed or s in here), None)
+        if shard is None:
+            return
+        serving.busy = True
+        serving.queue.remove(shard)
+        serving.begun.add(shard)
+        self.world.shards_sent += 1
 
         def sent() -> None:
-            if self.alive and self._serving.get(dst) == number:
-                self.world.shard(self, dst, step, shards[0])
-                self._serve(dst, step, shards[1:], number)
+            serving.busy = False
+            if self.alive:
+                self.world.shard(self, dst, serving.step, shard)
+                self._send_next(dst, serving)
 
-        self.world.carry(self, dst, STATE_BYTES // SHARDS, self.world.shard_s, sent)
+        self.world.carry(self, dst, self.world.shard_bytes, self.world.shard_s, sent)
 
     # --- the worker ----------------------------------------------------------------------------------------
 
@@ -319,6 +373,10 @@ class SimPeer:
     @property
     def by_hand(self) -> bool:
         return self.world.by_hand
+
+    @property
+    def state_bytes(self) -> int:
+        return self.world.state_bytes
 
     def result_of(self, step: int) -> Result:
         found = self.reducer.results.get(step)

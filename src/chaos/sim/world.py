@@ -62,6 +62,12 @@ class World:
         """Seconds until the words of a dead peer on this host are found."""
         self.shard_s = 0.002
         """Seconds that a shard takes."""
+        self.state_bytes = 64
+        self.shard_bytes = 8
+        self.disks: dict[int, set[bytes]] = {}
+        """By host: hashes of the shards that lie in its file of the last snapshot."""
+        self.shards_sent = 0
+        """Shards that donors have begun to send so far, to anybody."""
         self.result_slots = 64
         """Results for which there is memory, as in the agent: frames of further steps wait in their connection."""
         self.samples = SAMPLES
@@ -92,6 +98,7 @@ class World:
             min_peers=self.min_peers if founder else 1,
             straggler_limit_s=self.straggler_limit_s if founder else None,
             checkpoint_every=self.checkpoint_every,
+            shard_bytes=self.shard_bytes,
         )
 
     # --- time ------------------------------------------------------------------------------------------------
