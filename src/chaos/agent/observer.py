@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from chaos.agent.handling import Stopwatch
+from chaos.agent.monitor import SAMPLE_S, SHARE, SPARE_S, Monitor
+from chaos.agent.transport.link import LinkInfo
 from chaos.observe.journal import QUIET, Journal, brief
 from chaos.observe.spread import Inbox, Outbox
 from chaos.observe.trace import Place, TraceWriter
@@ -20,6 +24,7 @@ class Observer:
         trace.place = place
         self.causal = trace.causal
         self.stopwatch = Stopwatch()
+        self.monitor = Monitor()
         self.spread_bytes = 0
         """Sent to other peers so far; the caller counts."""
         self._trace = trace
@@ -31,11 +36,25 @@ class Observer:
         """One line of this peer's trace."""
         if kind == "handled":
             fields = fields | self.stopwatch.installed(fields["handling_ms"])
+        elif kind == "commit":
+            self.monitor.committed(fields["loss"])
         line = self._trace.write(kind, fields)
         if kind not in QUIET:
             short = brief(line)
             self._journal.add(kind, short)
             self._outbox.add(kind, short)
+
+    def sample(
+        self, host: Mapping[str, Any], cards: list[dict[str, Any]], links: Mapping[str, LinkInfo],
+        join: Mapping[str, Any] | None,
+    ) -> None:  # fmt: skip
+        """What this peer measures, as a line like others. `links`: by the name of the other end."""
+        self.write("sample", self.monitor.sample(host, cards, links, join, self.spread_bytes, time.monotonic()))
+
+    def pause(self, links: Iterable[LinkInfo]) -> float:
+        """Seconds until the next sample: more where telling others is more than `SHARE` of what this peer sends."""
+        sent = sum(info.control_out + info.bulk_out for info in links)
+        return SPARE_S if self.spread_bytes > SHARE * sent else SAMPLE_S
 
     def news(self) -> bytes:
         """A message for all other peers; empty if there is nothing to tell."""

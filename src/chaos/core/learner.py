@@ -7,7 +7,7 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -335,6 +335,13 @@ class Learner:
                 shards.remove(event.shard)
         if not self._missing:
             self._fetched()
+
+    def fetching(self) -> dict[str, Any] | None:
+        """How far the state is fetched, for people: step, bytes of the whole, bytes by donor. None at other times."""
+        if self.phase != Phase.FETCH or self._offer is None:
+            return None
+        have = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
+        return {"step": self._offer.step, "bytes": self._offer.manifest.nbytes, "have": have}
 
     def _drop_slow_donors(self) -> None:
         limit = self._ctx.config.shard_timeout_s

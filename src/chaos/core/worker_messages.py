@@ -100,6 +100,8 @@ class Boundary(ToAgent, frozen=True):
     """Seconds since the last `Proceed`, i.e. what the user's code took."""
     by_hand: bool = False
     """The script took the reduced gradients by `run.sync()` and may change them: nobody else can replay its updates."""
+    update_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    """Seconds that the update before took: reading the result, clipping, the optimizer."""
 
 
 class Applied(ToAgent, frozen=True):

@@ -74,6 +74,8 @@ class BoundaryLoop:
         self.last = Outcome()
         self._held: Commit | None = None
         self._began = self._proceeded = time.monotonic()
+        self._updated_s = 0.0
+        """What updates took since the last boundary."""
 
     @property
     def standing(self) -> Proceed:
@@ -99,7 +101,8 @@ class BoundaryLoop:
         if contribution is None:
             self._means.buffers.revert()
         try:
-            self._link.send(Boundary(self.applied, contribution, self._began - self._proceeded, by_hand=hold))
+            compute_s, update_s, self._updated_s = self._began - self._proceeded, self._updated_s, 0.0
+            self._link.send(Boundary(self.applied, contribution, compute_s, by_hand=hold, update_s=update_s))
         except AgentLost:
             self._raise_if_declined()
             raise
@@ -123,11 +126,13 @@ class BoundaryLoop:
             message, fds = self._link.receive()
             match message:
                 case Commit():
+                    began = time.monotonic()
                     self._load(message)
                     if message.step == hold:
                         self._held = message
                         return
                     self._finish(message)
+                    self._updated_s += time.monotonic() - began
                 case LoadState():
                     self._load_state(message.manifest, fds[0])
                 case PrepareSnapshot():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,6 +54,8 @@ class LinkInfo:
     control_out: int
     bulk_in: int
     bulk_out: int
+    kinds_out: dict[int, int]
+    """Bytes of payloads that were queued, by the kind in their header."""
     since: float
     """The event loop's clock when the link came up."""
     lanes: int
@@ -135,6 +137,7 @@ class Link:
         self._unreported = 0
         self._bulk_in = 0
         self._bulk_out = 0
+        self._kinds_out: Counter[int] = Counter()
         self._gap_timer: asyncio.TimerHandle | None = self._loop.call_later(config.handshake_timeout_s, self._no_lane)
         self._ping_timer: asyncio.TimerHandle | None = None
         self._receipt_timer: asyncio.TimerHandle | None = None
@@ -222,6 +225,7 @@ class Link:
             control_out=control.bytes_out if control else 0,
             bulk_in=self._bulk_in + sum(lane.bytes_in for lane in lanes),
             bulk_out=self._bulk_out + sum(lane.sender.nbytes for lane in lanes),
+            kinds_out=dict(self._kinds_out),
             since=self._since,
             lanes=len(lanes),
             address=self.address,
@@ -252,6 +256,7 @@ class Link:
             return
         (self._urgent if urgent else self._queue).append(frame)
         self._queued += frame.header.length
+        self._kinds_out[frame.header.kind] += frame.header.length
         for lane in self._lanes.values():
             lane.wake()
 
