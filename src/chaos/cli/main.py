@@ -155,18 +155,28 @@ def events(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Show what happened at all peers, causes before effects: from any one peer's memory, or from trace files."""
-    from chaos.cli.events import AgentSource, FileSource, show_events, trace_files
-    from chaos.cli.status import ask_address
+    from chaos.cli.events import show_events, source_of
 
-    given = source or []
-    on_disk = bool(given) and all(Path(text).exists() for text in given)
-    if len(given) > 1 and not on_disk:
-        raise ChaosError(f"{next(t for t in given if not Path(t).exists())} is no file; give one peer, or trace files")
-    if on_disk:
-        found: FileSource | AgentSource = FileSource(trace_files(given))
-    else:
-        found = AgentSource(ask_address(given[0] if given else None, alone=False), party, plain)
-    show_events(found, following, set(peer or ()), set(kind or ()), as_json)
+    show_events(source_of(source or [], party, plain), following, set(peer or ()), set(kind or ()), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def dashboard(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[HOST:PORT|DIR|FILE]...", help="A peer, or trace files. Default: as `status`."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the page is. Anywhere but on loopback it wants a token.")
+    ] = "127.0.0.1:8800",
+    party: PartyDirectory = None,
+    plain: Plain = False,
+) -> None:
+    """Serve a page that shows a run live, and /metrics for Prometheus. It is no member, and only looks."""
+    from chaos.cli.dashboard import show
+    from chaos.cli.events import source_of
+
+    show(source_of(source or [], party, plain), listen)
 
 
 @app.command(epilog=EXIT_CODES)
