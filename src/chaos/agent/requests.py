@@ -63,7 +63,7 @@ def decode_request(payload: bytes) -> AnyRequest:
     """Raises RemoteProtocolError if it is no request."""
     try:
         return _requests.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"a request does not decode: {error}") from error
 
 
@@ -75,5 +75,5 @@ def decode_answer(payload: bytes) -> dict[str, Any]:
     """Raises RemoteProtocolError if it is no answer."""
     try:
         return msgspec.json.decode(payload, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"an answer does not decode: {error}") from error

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
+from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
 from chaos.core.messages import (
@@ -40,6 +41,22 @@ UNMEASURED = (100e6, 0.001)
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
+
+
+STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
+"""An offered state is at most so many times as large as the gradients, plus so many bytes. Adam's is 3 to 7 times."""
+
+
+def flaw(offer: SnapshotOffer, gradient_bytes: int) -> str:
+    """Why an offer can't be that of an honest donor, so that no memory is made for it; '' if it can."""
+    nbytes = offer.manifest.nbytes
+    if offer.manifest.step != offer.step:
+        return f"a snapshot of step {offer.step} whose manifest is of step {offer.manifest.step}"
+    if nbytes > len(offer.hashes) * offer.shard_bytes:
+        return f"a snapshot of {nbytes} bytes with {len(offer.hashes)} hashes of {offer.shard_bytes} bytes each"
+    if nbytes > STATE_FACTOR * gradient_bytes + STATE_SLACK:
+        return f"a snapshot of {nbytes} bytes for a model with {gradient_bytes} bytes of gradients"
+    return ""
 
 
 class Phase(StrEnum):
@@ -286,6 +303,9 @@ class Learner:
             self._plan("a donor more")
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
+        worker = self._node.worker.known
+        if reason := flaw(offer, worker.layout.nbytes if worker is not None else 0):
+            raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
         if not steps.head or offer.step > steps.finished or (offer.step == steps.finished and offer.head != steps.head):
