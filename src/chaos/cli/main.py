@@ -37,6 +37,9 @@ PartyDirectory = Annotated[
     Path | None, typer.Option("--party", metavar="DIR", help="This party's directory. Default: ~/.config/chaos/party.")
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="For runs with --plain: no TLS.")]
+Dashboard = Annotated[
+    str | None, typer.Option("--dashboard", metavar="HOST:PORT", help="Show the run there, as a page for a browser.")
+]
 Address = Annotated[
     str | None,
     typer.Argument(metavar="[HOST:PORT]", help="A peer. Default: $CHAOS_ADDRESS, else yours on this host."),
@@ -48,12 +51,13 @@ def demo(
     peers: Annotated[int, typer.Option(help="Peers at the beginning; one more joins.")] = 4,
     steps: Annotated[int, typer.Option(help="Updates until the end.")] = 180,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the samples' order.")] = 0,
+    dashboard: Dashboard = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a small GPT with several peers on this machine; one joins, one is killed, one leaves."""
     from chaos.cli.demo import run_demo  # each verb loads what it needs, so that the others start at once
 
-    run_demo(peers, steps, seed, as_json)
+    run_demo(peers, steps, seed, as_json, dashboard)
 
 
 @app.command(
@@ -93,6 +97,7 @@ def run(
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record all events of this agent, for `chaos sim --replay`.")
     ] = None,
+    dashboard: Dashboard = None,
     max_restarts: Annotated[int | None, typer.Option(metavar="N", help="Restarts of a worker that dies.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No TLS. For comparisons on one machine only.")] = False,
 ) -> None:
@@ -118,9 +123,14 @@ def run(
         checkpoint_every=checkpoint_every,
         trace=trace,
         record=record,
+        dashboard=dashboard,
         max_restarts=max_restarts,
         plain=plain or None,
     )
+    if settings.dashboard is not None:
+        from chaos.cli.dashboard import check
+
+        check(settings.dashboard)
     raise typer.Exit(launch(settings))
 
 

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from chaos.observe.dashboard.guard import Guard
@@ -25,7 +25,8 @@ from chaos.observe.metrics import PictureCollector
 from chaos.observe.picture import Picture
 
 PAGE = Path(str(files("chaos.observe.dashboard") / "page"))
-_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
+PLOTLY = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
 class PageData:
@@ -53,12 +54,9 @@ def make_app(feed: Feed, host: str, token: str = "") -> Starlette:
     registry.register(PictureCollector(feed))
     page = PageData(feed)
 
-    def asset(name: str) -> Callable[[Request], Response]:
-        return lambda _: FileResponse(PAGE / name, media_type=_TYPES[name], headers={"Cache-Control": "no-cache"})
-
-    def script(_: Request) -> Response:
-        path = Path(plotly.__file__).with_name("package_data") / "plotly.min.js"
-        return FileResponse(path, media_type="text/javascript", headers={"Cache-Control": "max-age=86400"})
+    def asset(path: Path, cache: str = "no-cache") -> Callable[[Request], Response]:
+        content, kind = path.read_bytes(), _TYPES[path.suffix]
+        return lambda _: Response(content, media_type=kind, headers={"Cache-Control": cache})
 
     def data(request: Request) -> Response:
         tag, body = page.read()
@@ -71,10 +69,10 @@ def make_app(feed: Feed, host: str, token: str = "") -> Starlette:
         return Response(encode(registry), headers={"Content-Type": content_type})
 
     routes = [
-        Route("/", asset("index.html")),
-        Route("/app.js", asset("app.js")),
-        Route("/style.css", asset("style.css")),
-        Route("/plotly.min.js", script),
+        Route("/", asset(PAGE / "index.html")),
+        Route("/app.js", asset(PAGE / "app.js")),
+        Route("/style.css", asset(PAGE / "style.css")),
+        Route("/plotly.min.js", asset(PLOTLY, "max-age=86400")),
         Route("/picture.json", data),
         Route("/metrics", metrics),
     ]
