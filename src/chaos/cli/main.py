@@ -190,6 +190,23 @@ def dashboard(
 
 
 @app.command(epilog=EXIT_CODES)
+def top(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[HOST:PORT|DIR|FILE]...", help="A peer, or trace files. Default: as `status`."),
+    ] = None,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the picture once, as one JSON object.")] = False,
+) -> None:
+    """Watch a run in the terminal, as one of its peers knows it: peers, links, events as they happen."""
+    from chaos.cli.events import source_of
+    from chaos.cli.top import watch
+
+    watch(source_of(source or [], party, plain), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
 def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = False, as_json: AsJson = False) -> None:
     """Ask one of your own peers to finish its step and leave the run."""
     from chaos.agent.client import request_leave
