@@ -54,9 +54,11 @@ from chaos.core.worker_messages import (
     BucketReady,
     FromWorker,
     LoadState,
+    Proceed,
     Register,
     SnapshotPrepared,
     SnapshotTaken,
+    Told,
     Welcome,
 )
 from chaos.observe.record import Recorder
@@ -403,14 +405,7 @@ class Agent:
 
     def _status(self) -> dict[str, Any]:
         status = self.node.status()
-        status["links"] = {
-            self.node.ctx.name(peer): {
-                "address": info.address,
-                "rtt_ms": None if info.rtt_s is None else round(info.rtt_s * 1000, 3),
-                "bytes_per_s": info.rate_bps,
-            }
-            for peer, info in self.transport.links().items()
-        }
+        status["links"] = {self.node.ctx.name(peer): info.for_people() for peer, info in self.transport.links().items()}
         return status
 
     # --- the worker ----------------------------------------------------------------------------------------
@@ -419,7 +414,8 @@ class Agent:
         match message:
             case BucketReady(step, segment, weight):
                 self._reducer.bucket_ready(step, segment, weight)
-            case Register(layout=layout):
+            case Register(layout=layout, listens=listens):
+                self._observer.listen(listens)
                 if self._memory is None:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
                     ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
@@ -445,6 +441,10 @@ class Agent:
             case LoadState():
                 assert self._snapshots.received is not None
                 self.worker_link.send(message, (self._snapshots.received.fd,))
+            case Proceed():
+                if lines := self._observer.for_worker():
+                    self.worker_link.send(Told(lines))
+                self.worker_link.send(message)
             case _:
                 self.worker_link.send(message)
 

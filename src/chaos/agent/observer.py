@@ -13,6 +13,8 @@ from chaos.observe.journal import QUIET, Journal, brief
 from chaos.observe.spread import Inbox, Outbox
 from chaos.observe.trace import Place, TraceWriter
 
+WORKER_LINES = 64
+"""Lines that a worker is told at a boundary; the rest comes with the next one."""
 MAX_ANSWER = 2**20
 """Bytes of lines in one answer to a client."""
 
@@ -27,6 +29,8 @@ class Observer:
         self.monitor = Monitor()
         self.spread_bytes = 0
         """Sent to other peers so far; the caller counts."""
+        self._told: int | None = None
+        """The number of the last line that the worker was told; None: it does not listen."""
         self._trace = trace
         self._journal = Journal()
         self._outbox = Outbox()
@@ -69,6 +73,17 @@ class Observer:
         """Answer to a client: lines after that number, as text, and the number to ask with next."""
         found, number = self._journal.since(after, MAX_ANSWER)
         return {"lines": [line.decode() for line in found], "next": number}
+
+    def listen(self, wanted: bool) -> None:
+        """Whether the worker wants to be told of events; a new worker is told of all that is kept."""
+        self._told = 0 if wanted else None
+
+    def for_worker(self) -> tuple[bytes, ...]:
+        """What the worker was not told yet, as far as one message holds it; empty if it does not listen."""
+        if self._told is None:
+            return ()
+        found, self._told = self._journal.since(self._told, MAX_ANSWER, WORKER_LINES)
+        return tuple(found)
 
     def forget(self, present: set[str]) -> None:
         """Only these peers are listened to from now on."""

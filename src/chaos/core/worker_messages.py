@@ -43,6 +43,8 @@ class Register(ToAgent, frozen=True):
     pid: Count
     fingerprint: Fingerprint
     layout: Layout
+    listens: bool = False
+    """The script wants to be told of events: `Told` comes before `Proceed`."""
 
 
 class DeclareData(ToAgent, frozen=True):
@@ -236,6 +238,12 @@ class Proceed(ToWorker, frozen=True):
     """The peer is asked to leave (SIGTERM, `chaos leave`): iterators end, the script runs to its end."""
 
 
+class Told(ToWorker, frozen=True):
+    """What happened since the last boundary, at any peer: lines of traces, as JSON."""
+
+    lines: Annotated[tuple[Annotated[bytes, Meta(max_length=4096)], ...], Meta(max_length=64)]
+
+
 FromWorker = (
     Register
     | DeclareData
@@ -250,4 +258,4 @@ FromWorker = (
     | Finished
     | Failed
 )
-FromAgent = Welcome | Declined | LoadState | Commit | PrepareSnapshot | TakeSnapshot | Proceed
+FromAgent = Welcome | Declined | LoadState | Commit | PrepareSnapshot | TakeSnapshot | Told | Proceed

@@ -35,13 +35,13 @@ class Journal:
         self._by_kind[kind if kind in KEPT else ""].append((self._next, line))
         self._next += 1
 
-    def since(self, number: int, limit_bytes: int) -> tuple[list[bytes], int]:
+    def since(self, number: int, limit_bytes: int, limit: int = 10_000) -> tuple[list[bytes], int]:
         """Lines after that number, as many as fit (one at least), and the number to ask with next."""
         after = (tail(lines, number) for lines in self._by_kind.values())
         found: list[bytes] = []
         size = 0
         for at, line in heapq.merge(*after):
-            if found and size + len(line) > limit_bytes:
+            if len(found) >= limit or (found and size + len(line) > limit_bytes):
                 break
             found.append(line)
             size += len(line)

@@ -43,7 +43,7 @@ PEERS = (
     "why",
 )
 LINKS = ("link", "state", "for", "carries", "rate", "round trip", "losses")
-EVENTS = ("when", "view", "peer", "what", "handled", "cost")
+EVENTS = ("when", "view", "handled", "cost", "peer", "what")
 
 
 class Top(App[None]):
@@ -54,10 +54,10 @@ class Top(App[None]):
     #trouble { height: auto; padding: 0 1; color: $error; display: none; }
     #trouble.said { display: block; }
     #pace { height: 2; margin: 0 1; }
-    #peers { height: 2fr; }
-    #below { height: 3fr; }
-    #links { width: 2fr; }
-    #events { width: 3fr; }
+    #peers { height: auto; max-height: 45%; }
+    #below { height: 1fr; margin-top: 1; }
+    #links { width: 3fr; height: 100%; }
+    #events { width: 4fr; height: 100%; margin-left: 1; }
     DataTable:focus { border-left: thick $accent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "quit"), ("tab", "focus_next", "next table")]
@@ -115,8 +115,10 @@ class Top(App[None]):
 
 
 def concerns(link: Link, picture: Picture) -> bool:
-    """Not a link between peers that have all gone."""
-    return any(end in picture.peers and picture.peers[end].state not in ("gone", "left", "done") for end in link.ends)
+    """Not a link to a peer that has gone."""
+    return all(
+        end not in picture.peers or picture.peers[end].state not in ("gone", "left", "done") for end in link.ends
+    )
 
 
 def cells(*texts: str) -> list[Text]:
@@ -153,9 +155,9 @@ def event_cells(event: Event) -> list[Text]:
     handled = duration(max(event.handling_ms.values()) / 1000) if event.handling_ms else ""
     cost = duration(event.extra_s) if event.first_step and event.usual_s is not None else ""
     often = f" ({event.times} times)" if event.times > 1 else ""
-    made = cells(clock, str(event.view), event.peer, event.text + often, handled, cost)
+    made = cells(clock, str(event.view), handled, cost, event.peer, event.text + often)
     if event.kind in ("failure", "suspect", "paused", "worker_died", "worker_failed"):
-        made[3].stylize("red")
+        made[-1].stylize("red")
     return made
 
 
@@ -163,7 +165,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
+        return f"{seconds * 1000:.{1 if seconds < 0.01 else 0}f} ms"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import torch
 
 from chaos.core.data import Span, held
@@ -25,6 +26,7 @@ from chaos.core.worker_messages import (
     StateLoaded,
     StateRefused,
     TakeSnapshot,
+    Told,
     Welcome,
 )
 from chaos.train.buckets import Buckets, ResultRing
@@ -32,6 +34,7 @@ from chaos.train.buffers import AgreedBuffers
 from chaos.train.data import step_seed
 from chaos.train.errors import AgentLost, StateMismatch
 from chaos.train.gradients import Gradients, from_bitmap
+from chaos.train.options import OnEvent
 from chaos.train.outcome import Outcome
 from chaos.train.snapshots import Snapshots
 from chaos.train.update import Update
@@ -60,9 +63,10 @@ class Means:
 class BoundaryLoop:
     """Sends `Boundary` and obeys until `Proceed`. Where the run stands is in its attributes."""
 
-    def __init__(self, link: Link, means: Means, welcome: Welcome, seed: int) -> None:
+    def __init__(self, link: Link, means: Means, welcome: Welcome, seed: int, on_event: OnEvent | None = None) -> None:
         self._link = link
         self._means = means
+        self._on_event = on_event
         self.peer = welcome.peer
         self.seed = seed
         self.applied = welcome.step if welcome.founder else 0
@@ -137,6 +141,8 @@ class BoundaryLoop:
                     self._load_state(message.manifest, fds[0])
                 case PrepareSnapshot():
                     self._means.snapshots.prepare(self.seed)
+                case Told(lines):
+                    self._tell(lines)
                 case TakeSnapshot():
                     self._means.snapshots.want(message.step)
                     self._means.snapshots.take_due(self.applied, self.seed)
@@ -147,6 +153,12 @@ class BoundaryLoop:
                     raise Refused(message.reason)
                 case Welcome():
                     raise RemoteProtocolError("the agent welcomed this worker twice")
+
+    def _tell(self, lines: tuple[bytes, ...]) -> None:
+        """What the script's function raises ends the script, as what it raises elsewhere does."""
+        if self._on_event is not None:
+            for line in lines:
+                self._on_event(msgspec.json.decode(line, type=dict[str, Any]))
 
     def _load(self, commit: Commit) -> None:
         """Put the reduced, unscaled gradients into `p.grad`."""

@@ -24,7 +24,7 @@ from chaos.train.fingerprint import fingerprint
 from chaos.train.gradients import Gradients
 from chaos.train.launch import agent_address
 from chaos.train.layout import plan_layout
-from chaos.train.options import Options
+from chaos.train.options import OnEvent, Options
 from chaos.train.outcome import Outcome
 from chaos.train.parts import Parts
 from chaos.train.peer_run import PeerRun
@@ -62,6 +62,8 @@ class Session(AbstractContextManager["Session"]):
         wire: 'native', or 'bf16' to halve the traffic of float32 gradients.
         overlap: send gradients while backward runs, where that is safe.
         on_nonfinite: 'skip' a step whose gradient is not finite, or 'stop' the run.
+        on_event: called in `step` with each event of the run, at whatever peer: a line of the trace as a
+            dictionary (docs/trace.md). Alone: with `commit` only. See `chaos.log_to_tensorboard`, `log_to_wandb`.
 
     Raises:
         ChaosError: in one line, what can't be trained together and what to do instead.
@@ -80,6 +82,7 @@ class Session(AbstractContextManager["Session"]):
         wire: str = "native",
         overlap: bool = True,
         on_nonfinite: str = "skip",
+        on_event: OnEvent | None = None,
     ) -> None:
         self._options = Options(
             max_grad_norm=max_grad_norm,
@@ -92,6 +95,7 @@ class Session(AbstractContextManager["Session"]):
         check(model, optimizer, scheduler, scaler)
         self._parts = Parts(model)
         self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
+        self._on_event = on_event
         self._run: Run | None = None
 
     def __enter__(self) -> Session:
@@ -103,10 +107,10 @@ class Session(AbstractContextManager["Session"]):
         update = Update(params, self._optimizer, self._scheduler, self._scaler, self._options.max_grad_norm)
         address = agent_address(os.environ)
         if address is None:
-            self._run = SoloRun(self._options, update, params)
+            self._run = SoloRun(self._options, update, params, self._on_event)
         else:
             _exit_codes_of_errors()
-            self._run = _join(AgentLink.connect(address), training, update, self._options)
+            self._run = _join(AgentLink.connect(address), training, update, self._options, self._on_event)
         return self
 
     def __exit__(
@@ -208,11 +212,11 @@ class Session(AbstractContextManager["Session"]):
         return self._run
 
 
-def _join(link: AgentLink, training: Training, update: Update, options: Options) -> PeerRun:
+def _join(link: AgentLink, training: Training, update: Update, options: Options, on_event: OnEvent | None) -> PeerRun:
     """Register with the agent and wait until this worker may compute its first step."""
     plan = plan_layout(training.parts, options.wire == "bf16")
     identity = fingerprint(training.parts, training.optimizer, training.scheduler, training.scaler, options)
-    link.send(Register(os.getpid(), identity, plan.layout))
+    link.send(Register(os.getpid(), identity, plan.layout, listens=on_event is not None))
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
         raise Refused(welcome.reason)
@@ -223,7 +227,7 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options)
     gradients = Gradients(buckets, training.parts.frozen)
     means = Means(buckets, training.buffers, gradients, ring, update, Snapshots(training, link.send))
     seed = (welcome.seed + options.seed) % 2**63
-    return PeerRun(options, link, means, BoundaryLoop(link, means, welcome, seed), welcome.name)
+    return PeerRun(options, link, means, BoundaryLoop(link, means, welcome, seed, on_event), welcome.name)
 
 
 def _exit_codes_of_errors() -> None:

@@ -13,7 +13,7 @@ import enum
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from chaos.agent.transport.bulk import OutFrame, Verdict
 from chaos.agent.transport.config import TransportConfig
@@ -62,6 +62,10 @@ class LinkInfo:
     """Bulk connections that stand now."""
     address: str
     """Of the other end of the control connection."""
+
+    def for_people(self) -> dict[str, Any]:
+        """What `chaos status` shows."""
+        return {"address": self.address, "rtt_ms": round(self.rtt_s * 1000, 3), "bytes_per_s": self.rate_bps}
 
 
 class State(enum.Enum):

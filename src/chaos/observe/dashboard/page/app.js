@@ -95,8 +95,9 @@ function drawLinks() {
     return [`${bytes(sends.use)}/s`, sends.rate ? `${bytes(sends.rate)}/s` : "", by];
   };
   const rows = [];
-  for (const link of Object.values(picture.links)) {
-    if (link.state === "down" && link.ends.every((end) => ["gone", "left", "done"].includes((picture.peers[end] || {}).state))) continue;
+  const over = (end) => ["gone", "left", "done"].includes((picture.peers[end] || {}).state);
+  for (const link of Object.values(picture.links).sort((a, b) => (a.ends.join(" ") < b.ends.join(" ") ? -1 : 1))) {
+    if (link.state === "down" && link.ends.some(over)) continue;
     for (const [from, to] of [link.ends, [...link.ends].reverse()])
       rows.push([`${from} → ${to}`, link.state, ago(link.since), ...way(link, from), duration(link.rtt_s), link.losses || "", link.state === "up" ? "" : link.why]);
   }
@@ -135,7 +136,7 @@ function drawJoins() {
 function layout(more = {}) {
   const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line"), automargin: true };
   return { margin: { l: 48, r: 48, t: 6, b: 34 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: true,
-    font: { color: css("--ink"), size: 12 }, legend: { orientation: "h", y: 1.14 }, ...more,
+    font: { color: css("--ink"), size: 12 }, legend: { orientation: "h", y: -0.22, yanchor: "top" }, ...more,
     xaxis: { ...axis, ...(more.xaxis || {}) }, yaxis: { ...axis, ...(more.yaxis || {}) }, ...(more.yaxis2 ? { yaxis2: { ...axis, ...more.yaxis2 } } : {}) };
 }
 const draw = (id, traces, more) => Plotly.react(id, traces, layout(more), { displayModeBar: false, responsive: true });
@@ -150,17 +151,17 @@ function drawOverlay() {
   const use = (l) => Object.values(l.sends).reduce((sum, way) => sum + way.use, 0);
   const most = Math.max(...links.map(use), 1);
   const lines = links.map((l) => ({ x: l.ends.map((e) => place[e][0]), y: l.ends.map((e) => place[e][1]), mode: "lines", hoverinfo: "skip", showlegend: false,
-    line: { width: l.state === "up" ? 1 + 7 * use(l) / most : 1.5, color: l.state === "up" ? css("--dim") : "#d55e00", dash: { up: "solid", down: "dash", cut: "dot" }[l.state] } }));
+    line: { width: l.state === "up" ? 1 + 5 * use(l) / most : 1.5, color: l.state === "up" ? css("--dim") : "#d55e00", dash: { up: "solid", down: "dash", cut: "dot" }[l.state] } }));
   const labels = links.filter((l) => l.state === "up" && links.length <= 15);
-  const middle = { x: labels.map((l) => place[l.ends[0]][0] * 0.5 + place[l.ends[1]][0] * 0.5), y: labels.map((l) => place[l.ends[0]][1] * 0.5 + place[l.ends[1]][1] * 0.5),
-    mode: "text", text: labels.map((l) => `${bytes(use(l))}/s`), hovertext: labels.map((l) => plain(`${l.ends.join(" - ")}, round trip ${duration(l.rtt_s)}`)), hoverinfo: "text",
-    textfont: { size: 10, color: css("--dim") }, showlegend: false };
+  const annotations = labels.map((l) => ({ x: place[l.ends[0]][0] * 0.64 + place[l.ends[1]][0] * 0.36, y: place[l.ends[0]][1] * 0.64 + place[l.ends[1]][1] * 0.36,
+    text: `${bytes(use(l))}/s`, hovertext: plain(`${l.ends.join(" - ")}, round trip ${duration(l.rtt_s)}`), showarrow: false, bgcolor: css("--paper"), borderpad: 1,
+    font: { size: 11, color: css("--ink") } }));
   const nodes = { x: peers.map((p) => place[p.name][0]), y: peers.map((p) => place[p.name][1]), mode: "markers+text", showlegend: false, hoverinfo: "text",
     text: peers.map((p) => plain(`${SIGNS[p.state] || ""} ${p.name}`)), textposition: peers.map((p) => (place[p.name][1] >= -0.01 ? "top center" : "bottom center")),
     hovertext: peers.map((p) => plain(`${p.name}: ${p.state} for ${ago(p.since)}`)),
     marker: { size: 22, symbol: peers.map((p) => SYMBOLS[p.state]), color: peers.map((p) => COLOURS[p.state]), line: { width: 2, color: css("--paper") } } };
   const hidden = { visible: false, fixedrange: true };
-  draw("overlay", [...lines, middle, nodes], { xaxis: { ...hidden, range: [-1.6, 1.6] }, yaxis: { ...hidden, range: [-1.4, 1.4] }, margin: { l: 0, r: 0, t: 0, b: 0 } });
+  draw("overlay", [...lines, nodes], { annotations, xaxis: { ...hidden, range: [-1.6, 1.6] }, yaxis: { ...hidden, range: [-1.4, 1.4] }, margin: { l: 0, r: 0, t: 0, b: 0 } });
 }
 function drawSeries() {
   const points = picture.series.points, x = times(points);
@@ -187,6 +188,15 @@ function drawWho() {
   draw("who", [{ type: "heatmap", x: steps.map((s) => s.step), y: names.map(plain), z, zmin: 0, zmax: 2, showscale: false, xgap: 1, ygap: 3,
     colorscale: [[0, css("--soft")], [0.5, "#e69f00"], [1, "#0072b2"]], text: z.map((row) => row.map((v) => words[v])), hovertemplate: "step %{x}, %{y}: %{text}<extra></extra>" }],
   { xaxis: { title: { text: "step (blue: contributed, orange: left out)" } }, margin: { l: 60, r: 10, t: 6, b: 40 }, showlegend: false });
+}
+function drawLegend() {
+  const parts = PARTS.map(([, name, colour]) => {
+    const made = el("span", name, { class: "key" }), mark = el("i");
+    mark.style.background = colour;
+    made.prepend(mark);
+    return made;
+  });
+  $("parts").replaceChildren("A step's time: ", ...parts);
 }
 function drawFacts() {
   $("standing").textContent = picture.standing;
@@ -223,4 +233,5 @@ async function look() {
 $("kinds").addEventListener("change", drawAll);
 $("filter").addEventListener("submit", (event) => event.preventDefault());
 document.addEventListener("visibilitychange", drawAll);
+drawLegend();
 look();
