@@ -71,7 +71,7 @@ def test_a_sample_is_a_line_that_the_fold_understands(tmp_path: Path) -> None:
     for _ in range(2):
         observer.sample(host.sample(), host.cards(), {"bob": link()}, {"step": 1, "bytes": 2, "have": {}})
     fold = Fold()
-    fold.take_all(json.loads(text) for text in observer.lines(0)["lines"])
+    fold.take_all(json.loads(text) for text in observer.lines(0, True)["lines"])
     peer = fold.picture.peers["alice"]
     assert 0 <= peer.host["cpu"] <= 1
     assert 0 < peer.host["memory"] < peer.host["memory_total"]

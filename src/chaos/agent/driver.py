@@ -363,7 +363,8 @@ class Agent:
             case StatusRequest():
                 return encode_answer(self._status())
             case LinesRequest(after):
-                return encode_answer(self._observer.lines(after) | {"peer": self._me.name, "run": self.node.ctx.run})
+                at_home = party == self._me.party or self._setup.security.plain
+                return encode_answer(self._observer.lines(after, at_home))
             case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
                 party != self._me.party and not self._setup.security.plain
             ):

@@ -9,7 +9,7 @@ from typing import Any
 from chaos.agent.handling import Stopwatch
 from chaos.agent.monitor import SAMPLE_S, SHARE, SPARE_S, Monitor
 from chaos.agent.transport.link import LinkInfo
-from chaos.observe.journal import QUIET, Journal, brief
+from chaos.observe.journal import AT_HOME, QUIET, Journal, brief
 from chaos.observe.spread import Inbox, Outbox
 from chaos.observe.trace import Place, TraceWriter
 
@@ -44,9 +44,11 @@ class Observer:
             self.monitor.committed(fields["loss"])
         line = self._trace.write(kind, fields)
         if kind not in QUIET:
+            at_home = kind in AT_HOME or "traceback" in line
             short = brief(line)
-            self._journal.add(kind, short)
-            self._outbox.add(kind, short)
+            self._journal.add(kind, short, at_home)
+            if kind not in AT_HOME:
+                self._outbox.add(kind, brief({k: v for k, v in line.items() if k != "traceback"}) if at_home else short)
 
     def sample(
         self, host: Mapping[str, Any], cards: list[dict[str, Any]], links: Mapping[str, LinkInfo],
@@ -69,9 +71,12 @@ class Observer:
         for line in self._inbox.take(peer, name, body, now):
             self._journal.add(line["kind"], brief(line))
 
-    def lines(self, after: int) -> dict[str, Any]:
-        """Answer to a client: lines after that number, as text, and the number to ask with next."""
-        found, number = self._journal.since(after, MAX_ANSWER)
+    def lines(self, after: int, at_home: bool) -> dict[str, Any]:
+        """Answer to a client: lines after that number, as text, and the number to ask with next.
+
+        `at_home`: the client is of this peer's own party.
+        """
+        found, number = self._journal.since(after, MAX_ANSWER, at_home=at_home)
         return {"lines": [line.decode() for line in found], "next": number}
 
     def listen(self, wanted: bool) -> None:
