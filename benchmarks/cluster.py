@@ -51,6 +51,10 @@ class Peers:
     def directory(self) -> Path:
         return self._demo.directory
 
+    def environment(self) -> dict[str, str]:
+        """What a process gets that is to end with these peers."""
+        return self._demo.environment()
+
     def found(self, count: int, *options: str) -> None:
         """Start so many peers; the first step waits for all of them."""
         self.start(1, "--min-peers", str(count), *options)

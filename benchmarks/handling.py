@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
-from benchmarks.peers import Peers
+from benchmarks.cluster import Peers
 from benchmarks.report import Table, progress
 from chaos.agent.client import request_link, request_status
 from chaos.cli.demo_peers import name_of

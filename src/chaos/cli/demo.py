@@ -14,6 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from chaos.cli.dashboard import page
 from chaos.cli.demo_board import Board
 from chaos.cli.demo_costs import Event
 from chaos.cli.demo_peers import ENDING, DemoPeers, name_of
@@ -200,14 +201,28 @@ def script() -> Path:
     return Path(spec.origin).with_name("train_text.py")
 
 
-def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> None:
+@contextmanager
+def shown(processes: DemoPeers, dashboard: str | None, console: Console) -> Iterator[None]:
+    """A page for browsers as well, if one is wanted; its address is printed."""
+    if dashboard is None:
+        yield
+        return
+    with page(processes.directory, dashboard, processes.environment()) as address:
+        console.print(f"the dashboard is at {address}", highlight=False)
+        yield
+
+
+def run_demo(peers: int, steps: int, seed: int, as_json: bool, dashboard: str | None = None) -> None:
     """The whole demo. Raises ChaosError if the run failed or broke a promise, SystemExit if a signal ends it."""
     schedule = Schedule(peers, steps)
     console = Console(stderr=as_json)
-    with signals_as_exits(), DemoPeers(script(), ["--steps", str(steps), "--seed", str(seed)]) as processes:
-        display = display_for(console)
-        with display:
-            summary = Demo(schedule, processes, display).run()
+    with (
+        signals_as_exits(),
+        DemoPeers(script(), ["--steps", str(steps), "--seed", str(seed)]) as processes,
+        shown(processes, dashboard, console),
+        display_for(console) as display,
+    ):
+        summary = Demo(schedule, processes, display).run()
     console.print(report(summary))
     if missed := [kind for kind in KINDS if kind not in {cost.kind for cost in summary.events}]:
         console.print(f"the run was too short for: {', '.join(missed)}; give more --steps", style="yellow")

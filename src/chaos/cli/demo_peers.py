@@ -134,13 +134,13 @@ class DemoPeers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env=self._environment(),
+                env=self.environment(),
                 start_new_session=True,
             )
         self.peers[name] = DemoPeer(name, party, process, log, started)
         return self.peers[name]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """The user's own settings for runs are none of the demo's business; torch's caches go where the rest is."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("CHAOS_")}
         return inherited | {MARK: str(self._runtime), "TMPDIR": str(self.directory), "OMP_NUM_THREADS": "1"}

@@ -7,7 +7,7 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -393,6 +393,12 @@ class Learner:
         fetch.on_shard(event)
         if fetch.complete:
             self._fetched()
+
+    def fetching(self) -> dict[str, Any] | None:
+        """How far the state is fetched, for people: step, bytes of the whole, bytes by donor. None at other times."""
+        if self.phase != Phase.FETCH or self._offer is None or self._fetch is None:
+            return None
+        return {"step": self._offer.step, "bytes": self._offer.manifest.nbytes, "have": self._fetch.sources()}
 
     def on_donor_lost(self, peer: str, reason: str) -> None:
         """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""

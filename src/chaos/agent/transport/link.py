@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from chaos.agent.transport.bulk import OutFrame, Verdict
 from chaos.agent.transport.config import TransportConfig
@@ -54,12 +54,18 @@ class LinkInfo:
     control_out: int
     bulk_in: int
     bulk_out: int
+    kinds_out: dict[int, int]
+    """Bytes of payloads that were queued, by the kind in their header."""
     since: float
     """The event loop's clock when the link came up."""
     lanes: int
     """Bulk connections that stand now."""
     address: str
     """Of the other end of the control connection."""
+
+    def for_people(self) -> dict[str, Any]:
+        """What `chaos status` shows."""
+        return {"address": self.address, "rtt_ms": round(self.rtt_s * 1000, 3), "bytes_per_s": self.rate_bps}
 
 
 class State(enum.Enum):
@@ -135,6 +141,7 @@ class Link:
         self._unreported = 0
         self._bulk_in = 0
         self._bulk_out = 0
+        self._kinds_out: Counter[int] = Counter()
         self._gap_timer: asyncio.TimerHandle | None = self._loop.call_later(config.handshake_timeout_s, self._no_lane)
         self._ping_timer: asyncio.TimerHandle | None = None
         self._receipt_timer: asyncio.TimerHandle | None = None
@@ -222,6 +229,7 @@ class Link:
             control_out=control.bytes_out if control else 0,
             bulk_in=self._bulk_in + sum(lane.bytes_in for lane in lanes),
             bulk_out=self._bulk_out + sum(lane.sender.nbytes for lane in lanes),
+            kinds_out=dict(self._kinds_out),
             since=self._since,
             lanes=len(lanes),
             address=self.address,
@@ -252,6 +260,7 @@ class Link:
             return
         (self._urgent if urgent else self._queue).append(frame)
         self._queued += frame.header.length
+        self._kinds_out[frame.header.kind] += frame.header.length
         for lane in self._lanes.values():
             lane.wake()
 
