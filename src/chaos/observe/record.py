@@ -27,6 +27,10 @@ RECORD_VERSION = 1
 _LENGTH = struct.Struct("<I")
 _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(AnyEvent)}
 _NOT_RECORDED = ("verify", "detector")
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes that are damaged may raise."""
+MAX_FRAME = 64 * 2**20
+"""Bytes of one event: far above the largest message, and no more memory than that is made for a damaged length."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -53,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         """Raises ChaosError."""
         try:
             event: AnyEvent = msgspec.msgpack.decode(self.event, type=_EVENTS[self.kind])
-        except (KeyError, msgspec.DecodeError) as error:
+        except (KeyError, *_BROKEN) as error:
             raise ChaosError(f"the recording has an event {self.kind} that can't be read: {error}") from error
         return event
 
@@ -107,7 +111,7 @@ class Recording:
             raise ChaosError(f"cannot read {path}: {error.strerror}") from error
         try:
             self.head = msgspec.msgpack.decode(self._next() or b"", type=Head)
-        except msgspec.DecodeError as error:
+        except _BROKEN as error:
             self._file.close()
             raise ChaosError(f"{path} is no recording of `chaos run --record`: {error}") from error
         if self.head.version != RECORD_VERSION:
@@ -125,15 +129,17 @@ class Recording:
         if len(length) < _LENGTH.size:
             return None
         (size,) = _LENGTH.unpack(length)
+        if size > MAX_FRAME:
+            raise msgspec.DecodeError(f"an event of {size} bytes")
         body = self._file.read(size)
         return body if len(body) == size else None
 
     def entries(self) -> Iterator[Entry]:
         """Raises ChaosError at one that is damaged."""
         number = 0
-        while (body := self._next()) is not None:
-            number += 1
-            try:
+        try:
+            while (body := self._next()) is not None:
+                number += 1
                 yield msgspec.msgpack.decode(body, type=Entry)
-            except msgspec.DecodeError as error:
-                raise ChaosError(f"{self._path}: event {number} is damaged: {error}") from error
+        except _BROKEN as error:
+            raise ChaosError(f"{self._path}: event {number} is damaged: {error}") from error
