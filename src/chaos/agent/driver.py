@@ -410,7 +410,7 @@ class Agent:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
                     ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
                     self._memory = contribution, ring
-                    self.node.ctx.result_slots = ring.slots
+                    self.post(ev.ResultMemory(ring.slots))
                 self._reducer.configure(layout, *self._memory)
             case SnapshotPrepared(nbytes):
                 self._snapshots.prepared(fds[0], nbytes)

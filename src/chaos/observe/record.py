@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -69,14 +70,21 @@ def digest_of(actions: Sequence[AnyAction]) -> bytes:
 
 
 class Recorder:
-    """Writes a recording. For one thread."""
+    """Writes a recording. For one thread.
+
+    Events are handed to the kernel one by one, so that a killed agent's last ones are there. A recording that is at
+    PATH already, such as that of the agent before a restart, becomes PATH.1. A full disk ends the recording.
+    """
 
     def __init__(self, path: Path, config: NodeConfig, founding: Founding | None) -> None:
         """Raises ChaosError: the file can't be written."""
         self._config, self._founding = config, founding
         self._begun = False
+        self._path = path
         try:
-            self._file: BinaryIO = path.open("wb")
+            if path.is_file() and path.stat().st_size:
+                path.rename(path.with_name(path.name + ".1"))
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise ChaosError(f"cannot write the recording {path}: {error.strerror}; give another --record") from error
 
@@ -93,7 +101,16 @@ class Recorder:
 
     def _frame(self, content: Head | Entry) -> None:
         body = msgspec.msgpack.encode(content)
-        self._file.write(_LENGTH.pack(len(body)) + body)
+        if self._file.closed:
+            return
+        try:
+            whole = self._file.write(_LENGTH.pack(len(body)) + body) == _LENGTH.size + len(body)
+            reason = "" if whole else "no space left"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason:
+            self._file.close()
+            print(f"chaos: warning: the recording {self._path} ends here: {reason}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._file.close()
