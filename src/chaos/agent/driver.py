@@ -22,12 +22,15 @@ from chaos.agent import words as words_files
 from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.identity import Identity
 from chaos.agent.observer import Observer
+from chaos.agent.reach import answer_dial_back, answer_probe
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
+    DialBackRequest,
     ForceViewRequest,
     LeaveRequest,
     LinesRequest,
     LinkRequest,
+    ProbeRequest,
     SealRequest,
     StatusRequest,
     decode_request,
@@ -346,6 +349,10 @@ class Agent:
         match decode_request(payload):
             case StatusRequest():
                 return encode_answer(self._status())
+            case ProbeRequest() as probe:
+                return encode_answer(answer_probe(probe))
+            case DialBackRequest() as question:
+                return encode_answer(await answer_dial_back(question, self.transport.security))
             case LinesRequest(after):
                 return encode_answer(self._observer.lines(after) | {"peer": self._me.name, "run": self.node.ctx.run})
             case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
