@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,6 +201,18 @@ def script() -> Path:
     return Path(spec.origin).with_name("train_text.py")
 
 
+def report_page(traces: list[Path]) -> tuple[str, str]:
+    """A page about the run, in a directory that stays; or why there is none. Nothing of the demo depends on it."""
+    from chaos.observe.report import write_report  # after the run: drawing takes a second of processor time
+
+    out = Path(tempfile.mkdtemp(prefix="chaos-report-"))
+    try:
+        return str(write_report(traces, out)), ""
+    except ChaosError as error:
+        out.rmdir()
+        return "", str(error)
+
+
 def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> None:
     """The whole demo. Raises ChaosError if the run failed or broke a promise, SystemExit if a signal ends it."""
     schedule = Schedule(peers, steps)
@@ -208,10 +221,12 @@ def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> None:
         display = display_for(console)
         with display:
             summary = Demo(schedule, processes, display).run()
+        page, why = report_page(sorted(processes.directory.glob("*.jsonl")))
     console.print(report(summary))
+    console.print(f"report: {page}" if page else f"no report: {why}", soft_wrap=True, highlight=False)
     if missed := [kind for kind in KINDS if kind not in {cost.kind for cost in summary.events}]:
         console.print(f"the run was too short for: {', '.join(missed)}; give more --steps", style="yellow")
     if as_json:
-        print(json.dumps(summary.as_json()), flush=True)
+        print(json.dumps(summary.as_json() | {"report": page}), flush=True)
     if not summary.kept_its_promises:
         raise ChaosError("the run broke a promise; see the report above")

@@ -199,6 +199,18 @@ def events(
 
 
 @app.command(epilog=EXIT_CODES)
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the traces (*.jsonl) are; below it too.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write. Default: DIR/report.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page, and its pictures, about the run that left these traces."""
+    from chaos.cli.report import report_on
+
+    report_on(directory, out, as_json)
+
+
+@app.command(epilog=EXIT_CODES)
 def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = False, as_json: AsJson = False) -> None:
     """Ask one of your own peers to finish its step and leave the run."""
     from chaos.agent.client import request_leave
