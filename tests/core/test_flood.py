@@ -104,7 +104,7 @@ def test_more_peers_than_a_view_can_name_are_not_admitted() -> None:
 
 
 def test_three_lineages_at_one_step_are_no_crash() -> None:
-    """All members and a learner claim another head each: nobody is left on this learner's side, nor against it."""
+    """All members and another learner claim another head each: there are no two sides."""
     node = fresh("learner")
     step = node.steps.finished
     for number, peer in enumerate([*node.ctx.view.member_ids(), peer_id(4)]):

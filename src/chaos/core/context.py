@@ -94,7 +94,7 @@ class Context:
     linked: dict[str, PeerInfo] = field(default_factory=dict)
     """Peers with a direct link."""
     result_slots: int = 64
-    """Results for which this peer has memory; the driver sets it."""
+    """Results for which this peer has memory."""
     now: float = 0.0
     out: list[AnyAction] = field(default_factory=list)
     loopback: list[PeerMessage] = field(default_factory=list)

@@ -63,7 +63,7 @@ class SimPeer:
         """The process dies after so many further actions."""
         self.node = Node(self.info, world.config(founding is not None), founding)
         self.reducer = Reducer(self.info.id, self, world.result_slots)
-        self.node.ctx.result_slots = world.result_slots
+        self.node.handle(ev.ResultMemory(world.result_slots), world.now)
         self.worker = Worker(self)
         self.words: bytes | None = None
         self.trace: list[tuple[float, str, dict[str, Any]]] = []
