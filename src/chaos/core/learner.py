@@ -31,6 +31,7 @@ from chaos.core.messages import (
     SnapshotRelease,
 )
 from chaos.core.types import StateManifest
+from chaos.core.watch import watchers
 from chaos.core.worker_messages import SnapshotTaken
 from chaos.planning.shards import shard_size
 
@@ -173,8 +174,12 @@ class Learner:
     def _ask(self) -> None:
         """Ask those members that have not answered yet, as often as need be: a link may have swallowed either."""
         self._asked_at = self._ctx.now
-        silent = [m for m in self._ctx.view.member_ids() if m not in self._ready and m not in self._refused]
+        silent = [m for m in self._candidates() if m not in self._ready and m not in self._refused]
         self._ctx.send_all(silent, SnapshotPrepare())
+
+    def _candidates(self) -> list[str]:
+        """Members that may be donors: all of them, or in a large view those that this learner hears of."""
+        return [peer for peer in watchers(self._ctx.view, self._ctx.id) if self._ctx.view.member(peer) is not None]
 
     def tick(self) -> None:
         if self._ctx.role != Role.LEARNER:
@@ -208,7 +213,7 @@ class Learner:
             self._maybe_choose()
 
     def _maybe_choose(self) -> None:
-        members = self._ctx.view.member_ids()
+        members = self._candidates()
         answered = set(self._ready) | self._refused
         waited = self._ctx.now - self._since > self._ctx.config.donor_wait_s
         if self._ready and (waited or all(m in answered for m in members)):
