@@ -409,7 +409,8 @@ class Learner:
         """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""
         if self._ctx.role != Role.LEARNER:
             return
-        self._ready.pop(peer, None)
+        if self._ready.pop(peer, None) is not None:
+            self._ctx.send(peer, SnapshotRelease(self._target))  # it may live, and serve nobody while it holds this
         self._refused.discard(peer)
         if self.phase == Phase.OFFER and self._offer is None and not self._ready:
             self.restart("no donor is left")
@@ -460,14 +461,12 @@ class Learner:
         members = [m for m in self._ctx.view.member_ids() if m not in self._node.views.suspects]
         if not members:
             return
-        self._retry_at = 0.0
-        if self.phase == Phase.VERIFY:
+        self._retry_at, was = 0.0, self.phase
+        if was == Phase.VERIFY:
             self._ctx.send(self._verify_donor, SnapshotRelease(self._target))
         self._own, self._own_hashes, self._theirs = None, None, None
         self._node.donor.give_up()
-        preferred = [d for d in members if d in self._donors] or members
-        mine = [info.id for info in self._ctx.view.learners].index(self._ctx.id)
-        self._verify_donor = preferred[mine % len(preferred)]  # each serves one snapshot: learners spread over them
+        self._verify_donor = self._next_verifier(members, again=was == Phase.VERIFY)
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self._late
@@ -478,6 +477,16 @@ class Learner:
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
         self._ctx.send(self._verify_donor, SnapshotAt(step))
+
+    def _next_verifier(self, members: list[str], again: bool) -> str:
+        """A donor first; each serves one snapshot, so learners spread over them. Then another one each time, lest
+        learners wait for one another's snapshots at two members."""
+        preferred = [m for m in members if m in self._donors] or members
+        if again and self._verify_donor in members:
+            order = [*preferred, *(m for m in members if m not in preferred)]
+            return order[(order.index(self._verify_donor) + 1) % len(order)]
+        mine = [info.id for info in self._ctx.view.learners].index(self._ctx.id)
+        return preferred[mine % len(preferred)]
 
     def on_own_missed(self, step: int) -> None:
         if self.phase == Phase.VERIFY:
