@@ -252,8 +252,7 @@ class Node:
             self.learner.on_link(info.id, up=True)
             self._repeat_wishes([info.id])
         else:
-            self.admission.ask_soon()
-            self.admission.tick()
+            self.admission.linked()
 
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
