@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint spec bench soak mutants clean
+.PHONY: demo test lint spec bench bench-peers soak mutants clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: its CPU build is enough, and a package that pulled it in
@@ -40,5 +40,18 @@ mutants: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
+# Chaos beside others, each in an environment of its own with pinned versions; none of them is needed for Chaos.
+# What it takes: `make bench-peers PEERS="torchft --settings tight --rounds 1"`.
+SYSTEMS := torchrun torchft hivemind
+PEERS   ?=
+bench-peers: $(VENV)/.installed $(SYSTEMS:%=.venv-peers/%/.installed)
+	$(BIN)/python -m benchmarks.peers $(PEERS)
+
+.venv-peers/%/.installed: benchmarks/peers/requirements/%.txt
+	$(PYTHON) -m venv .venv-peers/$*
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) build docs/spec/build
+	rm -rf $(VENV) .venv-peers build docs/spec/build

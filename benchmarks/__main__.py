@@ -1,13 +1,19 @@
-"""`python -m benchmarks [allreduce|join|kill|leave]...`: measures on this machine and prints tables. Default: all."""
+"""`python -m benchmarks [allreduce|handling|join|kill|leave]...`: measures and prints tables. Default: all."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import allreduce, join, kill, leave
+from benchmarks import allreduce, handling, join, kill, leave
 from benchmarks.report import machine
 
-ALL = {"allreduce": allreduce.run, "join": join.run, "kill": kill.run, "leave": leave.run}
+ALL = {
+    "allreduce": allreduce.run,
+    "handling": handling.run,
+    "join": join.run,
+    "kill": kill.run,
+    "leave": leave.run,
+}
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
+from benchmarks.cluster import HERE, Peers
 from benchmarks.gate import Gate
-from benchmarks.peers import HERE, Peers
 from benchmarks.report import Table, milliseconds
 from chaos.cli.trace_file import Entry
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from benchmarks.peers import Peers
+from benchmarks.cluster import Peers
 from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_costs import Event, Window, costs, find_window
 from chaos.cli.demo_peers import name_of

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
-from benchmarks.peers import Peers
+from benchmarks.cluster import Peers
 from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_lineage import read_lineage, samples_counted_twice
 from chaos.cli.demo_peers import name_of

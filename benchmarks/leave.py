@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import dataclass, field
 
-from benchmarks.peers import Peers
+from benchmarks.cluster import Peers
 from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_costs import Event, find_window
 from chaos.cli.demo_peers import name_of

@@ -1,7 +1,6 @@
-"""The training script of the benchmarks: a model of any size whose forward and backward cost next to nothing.
+"""The training script of the benchmarks, on a model that costs next to nothing.
 
-What is left of a step is communication and control. `--compute-ms` adds time in which the worker leaves the
-processor alone, as one that computes on another device would.
+`--compute-ms` adds time in which the worker leaves the processor alone, as one that computes on another device would.
 """
 
 from __future__ import annotations
@@ -14,36 +13,10 @@ import torch
 
 import chaos
 from benchmarks.gate import Caller
+from benchmarks.model import Model
 
-MILLION = 1_000_000
 TOGETHER = 3
 """After so many steps all peers are members and stand at the same step."""
-
-
-class Given(torch.autograd.Function):
-    """A scalar whose gradient with respect to every parameter is constant: one pass over the gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, value: float, *params: torch.Tensor) -> torch.Tensor:
-        ctx.value, ctx.shapes = value, [param.shape for param in params]
-        return torch.zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        value = torch.tensor(ctx.value)
-        return (None, *(value.expand(shape) for shape in ctx.shapes))
-
-
-class Model(torch.nn.Module):
-    def __init__(self, millions: int, frozen: int) -> None:
-        super().__init__()
-        self.parts = torch.nn.ParameterList(torch.zeros(MILLION) for _ in range(millions))
-        rest = (torch.nn.Parameter(torch.ones(MILLION), requires_grad=False) for _ in range(frozen))
-        self.frozen = torch.nn.ParameterList(rest)
-
-    def forward(self, value: float) -> torch.Tensor:
-        loss: torch.Tensor = Given.apply(value, *self.parts)  # type: ignore[no-untyped-call]
-        return loss
 
 
 def train(run: Any, model: Model, compute_s: float, steps: int) -> None:

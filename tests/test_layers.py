@@ -19,7 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "chaos"
 MAY_IMPORT: dict[str, set[str]] = {
     "core": {"core", "planning"},
     "planning": {"planning", "core.types", "core.errors"},
-    "agent": {"agent", "observe.trace", "observe.record", "core", "planning"},
+    "agent": {"agent", "observe", "core", "planning"},
     "observe": {"observe", "core", "planning"},
     "train": {"train", "core", "planning"},
     "sim": {"sim", "observe", "core", "planning"},

@@ -43,6 +43,7 @@ class Net:
         self.random = random.Random(seed)
         self.frames: list[tuple[str, BulkHeader, memoryview | bytes]] = []
         self.peers: dict[str, Peer] = {}
+        self.learners: set[str] = set()
 
     async def deliver(self, keep: Callable[[BulkHeader], bool] = lambda _: True) -> None:
         idle = 0
@@ -85,7 +86,7 @@ class Peer:
         self.contribution.view[: len(content)] = content
 
     def send_bulk(self, dst: str, header: BulkHeader, payload: memoryview | bytes, urgent: bool = False) -> bool:
-        assert urgent
+        assert urgent == (header.kind == Kind.RESULT or dst not in self.net.learners), "a learner's shards come first"
         self.net.frames.append((dst, replace(header, src=self.id, dst=dst, length=len(payload)), payload))
         return True
 
@@ -117,6 +118,7 @@ class Peer:
 
 def start(net: Net, count: int, now: View, learners: int = 0) -> list[Peer]:
     peers = [Peer(net, i) for i in range(count + learners)]
+    net.learners = {learner.id for learner in now.learners}
     for one in peers:
         one.reducer.set_views((now,), 0)
     return peers

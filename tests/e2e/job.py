@@ -45,6 +45,8 @@ class Job:
     clip: float = 0.0
     """Norm to which the script clips the reduced gradients itself. 0: it leaves them alone."""
     scaler: bool = False
+    accumulate: int = 1
+    """Micro-batches of `batch` samples per step."""
     compiled: bool = False
     wire: str = "native"
     on_nonfinite: str = "skip"
@@ -131,14 +133,16 @@ def main(job: Job) -> None:
     forward = torch.compile(model, backend="eager") if job.compiled else model
     optimizer = make_optimizer(job, model)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if job.scaler else None
-    session = chaos.Session(model, optimizer, scaler=scaler, wire=job.wire, on_nonfinite=job.on_nonfinite)
+    session = chaos.Session(
+        model, optimizer, scaler=scaler, wire=job.wire, on_nonfinite=job.on_nonfinite, accumulate=job.accumulate
+    )
     dataset = TensorDataset(*make_data(job))
     with session as run:
         for epoch in run.epochs(10**9):
             if epoch >= last_epoch(folder):
                 break
             for x, y in run.shard(dataset, batch_size=job.batch):
-                loss = loss_of(forward, x, y)
+                loss = loss_of(forward, x, y) / job.accumulate
                 if run.role == "member" and poisoned(folder, run.name):
                     loss = loss * torch.nan
                 (scaler.scale(loss) if scaler else loss).backward()

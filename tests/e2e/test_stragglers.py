@@ -33,6 +33,22 @@ def test_who_is_late_is_left_out_of_the_step_and_no_sample_is_lost(cluster: Clus
     assert not [entry for peer in peers for entry in peer.entries("lost_track") + peer.entries("diverged")]
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_late_part_leaves_nothing_behind_in_scaler_and_gradients(cluster: Cluster, accumulate: int) -> None:
+    """What was half accumulated, and scaled, when the peer was left out must not be in its next part.
+
+    The second micro-batch of two is as often the late one as the first: both sleep in such a step.
+    """
+    settings = {"samples": 480, "dtype": "float32", "scaler": True, "accumulate": accumulate}
+    job = cluster.job(sleep_s=0.03, dozer="b", doze_s=0.9, **settings)
+    peers = a, _ = cluster.found("ab", job, *SKIP)
+    cluster.until(lambda: a.step >= 100, 120, "two train")
+    cluster.finish(peers)
+    commits = check_run(cluster, job, peers, tolerance=5e-4)
+    assert sum(bool(commit["late"]) for commit in commits) >= 3
+    assert not [entry for peer in peers for entry in peer.entries("lost_track") + peer.entries("diverged")]
+
+
 def test_a_joiner_with_another_setting_is_refused_in_one_line(cluster: Cluster) -> None:
     job = cluster.job()
     a = cluster.start("a", job, *SKIP)

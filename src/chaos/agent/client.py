@@ -17,6 +17,7 @@ from chaos.agent.requests import (
     AnyRequest,
     ForceViewRequest,
     LeaveRequest,
+    LinesRequest,
     LinkRequest,
     SealRequest,
     StatusRequest,
@@ -62,6 +63,23 @@ def _client_security(party: Path | None, plain: bool) -> Security:
 def request_status(address: str, party: Path | None = None, plain: bool = False) -> dict[str, Any]:
     """What the agent at `address` knows of its run: see `Node.status`."""
     return ask(address, StatusRequest(), _client_security(party, plain))
+
+
+def request_lines(
+    address: str, after: int = 0, party: Path | None = None, plain: bool = False
+) -> tuple[list[dict[str, Any]], int]:
+    """Recent trace lines that the agent at `address` has of all peers, in the order in which it got them.
+
+    `after` is the number that the last call returned; 0 asks for all that are kept. Returns lines and the next number.
+    """
+    security = _client_security(party, plain)
+    found: list[dict[str, Any]] = []
+    while True:
+        answer = ask(address, LinesRequest(after), security)
+        found += [json.loads(line) for line in answer["lines"]]
+        if answer["next"] == after or not answer["lines"]:
+            return found, after
+        after = int(answer["next"])
 
 
 def request_leave(address: str, party: Path | None = None, plain: bool = False) -> str:

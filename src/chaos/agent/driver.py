@@ -21,10 +21,12 @@ import msgspec
 from chaos.agent import words as words_files
 from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.identity import Identity
+from chaos.agent.observer import Observer
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
     ForceViewRequest,
     LeaveRequest,
+    LinesRequest,
     LinkRequest,
     SealRequest,
     StatusRequest,
@@ -36,12 +38,13 @@ from chaos.agent.shared_memory import ResultRing, SharedMemory, ring_slots
 from chaos.agent.transport import BulkHeader, DialFailed, Transport, TransportConfig, Verdict
 from chaos.agent.transport.security import Security
 from chaos.agent.worker_link import WorkerLink
+from chaos.agent.wrapping import Content, unwrap, wrap
 from chaos.core import actions as act
 from chaos.core import events as ev
 from chaos.core.codec import decode, encode, encode_words
 from chaos.core.context import NodeConfig
 from chaos.core.errors import ChaosError, RemoteProtocolError
-from chaos.core.messages import Goodbye, LastWords, Seal, Sealed
+from chaos.core.messages import Goodbye, LastWords, PeerMessage, Seal, Sealed
 from chaos.core.node import Founding, Node
 from chaos.core.routes import ways
 from chaos.core.types import PeerInfo
@@ -62,6 +65,8 @@ SEAL_TRIES = (0.0, *(0.002,) * 50, *(0.05,) * 40)
 a host that is only slow is tried for two seconds."""
 MEASURE_S = 0.5
 """Between two looks at the links' rates and at the routes."""
+TELL_S = 0.25
+"""Between two messages with what this peer sees: a page that shows a run is a second behind at most."""
 DIAL_S = 15.0
 """How long a joiner tries the addresses it was given before it gives up."""
 
@@ -94,7 +99,7 @@ class Agent:
 
     def __init__(self, setup: AgentSetup, trace: TraceWriter, recorder: Recorder | None = None) -> None:
         self._setup = setup
-        self._trace = trace
+        self._observer = Observer(trace, self._place)
         self._recorder = recorder
         self._me = setup.me
         self.node = Node(setup.me, setup.node, setup.founding)
@@ -135,6 +140,7 @@ class Agent:
         asyncio.get_running_loop().set_exception_handler(self._broken)
         self._spawn(self._ticks())
         self._spawn(self._measures())
+        self._spawn(self._tells())
         self._seek_contact()
         try:
             return await self._stopped
@@ -152,7 +158,7 @@ class Agent:
             proper = ended and self._stopped.result().code == 0
             # of an agent that broke, or had nobody to say goodbye to, its words are the only proof
             self._words.close(remove=proper)
-        self._trace.close()
+        self._observer.close()
         if self._recorder is not None:
             self._recorder.close()
 
@@ -188,6 +194,22 @@ class Agent:
             self.post(ev.LinksMeasured(known))
             self._route()
             self._admit_anew()
+
+    async def _tells(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            self._tell_others()
+
+    def _tell_others(self) -> None:
+        """What this peer sees, to everybody in the view and whoever is linked."""
+        observer, ctx = self._observer, self.node.ctx
+        others = {info.id for info in (ctx.view.everybody() if ctx.views else ()) if info.id != ctx.id}
+        others |= ctx.linked.keys()
+        observer.forget(others)
+        if others and (news := observer.news()):
+            message = wrap(Content.LINES, observer.causal.stamp(), news)
+            sent = sum(self.transport.send_control(peer, message) for peer in sorted(others))
+            observer.spread_bytes += sent * len(message)
 
     def _admit_anew(self) -> None:
         """`chaos party admit` while this agent runs: let the party in; one that was removed loses its links."""
@@ -255,7 +277,9 @@ class Agent:
             self._busy = False
 
     def _handle(self, event: ev.AnyEvent) -> None:
-        now = time.monotonic()
+        now, handling = time.monotonic(), self.node.views.handling
+        stage = handling.stage
+        self._observer.stopwatch.begin()
         try:
             actions = self.node.handle(event, now)
         except RemoteProtocolError as error:
@@ -265,9 +289,11 @@ class Agent:
             if source:
                 self.transport.disconnect(source, str(error))
             return
+        self._observer.stopwatch.thought(event, stage, handling.stage)
         self._record(now, event, actions)
         for action in actions:
             self._do(action)
+        self._observer.stopwatch.acted(handling.open)
 
     def _record(self, now: float, event: ev.AnyEvent, actions: list[act.AnyAction] | None) -> None:
         if self._recorder is not None:
@@ -281,7 +307,7 @@ class Agent:
         if self._setup.sealed and not self._passed_on:
             self._passed_on = True
             for sealed in self._setup.sealed:
-                self.transport.send_control(info.id, encode(Seal(sealed)))
+                self._send(info.id, Seal(sealed))
 
     def on_link_down(self, peer: str, reason: str) -> None:
         self.post(ev.LinkDown(peer, reason))
@@ -293,7 +319,12 @@ class Agent:
 
     def on_control(self, src: str, body: bytes) -> None:
         """A message. One that does not decode raises RemoteProtocolError: the transport drops its link."""
-        self.post(ev.Received(src, decode(body)))
+        content, stamp, message = unwrap(body)
+        self._observer.causal.hear(stamp)
+        if content is Content.PROTOCOL:
+            self.post(ev.Received(src, decode(message)))
+        elif self.node.ctx.takes_part(src) or src in self.node.ctx.linked:
+            self._observer.hear(src, self.node.ctx.name(src), message, time.monotonic())
 
     def bulk_sink(self, _peer: str, header: BulkHeader) -> memoryview | Verdict:
         if header.kind == SHARD:
@@ -315,6 +346,8 @@ class Agent:
         match decode_request(payload):
             case StatusRequest():
                 return encode_answer(self._status())
+            case LinesRequest(after):
+                return encode_answer(self._observer.lines(after) | {"peer": self._me.name, "run": self.node.ctx.run})
             case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
                 party != self._me.party and not self._setup.security.plain
             ):
@@ -403,7 +436,7 @@ class Agent:
     def _do(self, action: act.AnyAction) -> None:
         match action:
             case act.Send(dst, message):
-                self.transport.send_control(dst, encode(message))
+                self._send(dst, message)
             case act.ToWorker(message):
                 self._tell_worker(message)
             case act.Trace(kind, fields):
@@ -462,11 +495,19 @@ class Agent:
                 raise AssertionError(f"the driver has no hand for {type(action).__name__}")
 
     def _stop(self, stop: act.Stop) -> None:
+        self._tell_others()
         if not self._stopped.done():
             self._stopped.set_result(stop)
 
+    def _send(self, dst: str, message: PeerMessage) -> None:
+        self.transport.send_control(dst, wrap(Content.PROTOCOL, self._observer.causal.stamp(), encode(message)))
+
     def _write_trace(self, kind: str, fields: dict[str, Any]) -> None:
-        self._trace.write(kind, fields)
+        self._observer.write(kind, fields)
+
+    def _place(self) -> tuple[int, int]:
+        ctx = self.node.ctx
+        return ctx.view.id if ctx.views else 0, self.node.steps.finished
 
     # --- last words ----------------------------------------------------------------------------------------
 
@@ -483,9 +524,8 @@ class Agent:
             return
         body = encode_words(words)
         sealed = Sealed(body, self._setup.identity.sign(body))
-        message = encode(Goodbye(sealed, goodbye.reason, goodbye.complete))
         for peer in goodbye.peers:
-            self.transport.send_control(peer, message)
+            self._send(peer, Goodbye(sealed, goodbye.reason, goodbye.complete))
 
     def _start_sealing(self, info: PeerInfo) -> None:
         self._stop_sealing(info.id)

@@ -321,16 +321,21 @@ class Reducer:
         self._maybe_complete(current)
 
     def _send_final(self, current: Round, piece: Piece, peer: str) -> None:
-        """Members hold a result's memory in place until all of them have it; for a learner it is copied."""
+        """Members hold a result's memory in place until all of them have it; for a learner it is copied.
+
+        Nobody waits for a learner's results, so they queue behind the shards of its state: where a step is mostly
+        communication they would fill its links, and the shards would never come.
+        """
         payload: memoryview | bytes = current.result[piece.offset : piece.offset + piece.nbytes]
         if piece.wire_dtype != piece.dtype:
             payload = narrow(widen(memoryview(payload), piece.dtype), piece.wire_dtype)
-        if current.view.member(peer) is None:
+        member = current.view.member(peer) is not None
+        if not member:
             if current.view.learner(peer) is None or self._outlet.queued_bytes(peer) > LEARNER_QUEUE_BYTES:
                 return
             payload = bytes(payload)
         header = BulkHeader(Kind.FINAL, current.view.id, current.step, piece.index, 0, 0.0, current.culprits)
-        self._outlet.send_bulk(peer, header, payload, urgent=True)
+        self._outlet.send_bulk(peer, header, payload, urgent=member)
 
     def _maybe_complete(self, current: Round) -> None:
         if current.complete and not current.reported:

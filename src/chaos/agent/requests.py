@@ -19,6 +19,12 @@ class StatusRequest(ClientRequest, frozen=True):
     pass
 
 
+class LinesRequest(ClientRequest, frozen=True):
+    """Recent trace lines of all peers, as far as this one was told: those after that number. 0: all there are."""
+
+    after: Count
+
+
 class LeaveRequest(ClientRequest, frozen=True):
     """Own party only."""
 
@@ -44,7 +50,7 @@ class SealRequest(ClientRequest, frozen=True):
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
+AnyRequest = StatusRequest | LinesRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 
@@ -57,7 +63,7 @@ def decode_request(payload: bytes) -> AnyRequest:
     """Raises RemoteProtocolError if it is no request."""
     try:
         return _requests.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"a request does not decode: {error}") from error
 
 
@@ -69,5 +75,5 @@ def decode_answer(payload: bytes) -> dict[str, Any]:
     """Raises RemoteProtocolError if it is no answer."""
     try:
         return msgspec.json.decode(payload, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"an answer does not decode: {error}") from error

@@ -140,6 +140,36 @@ def status(
 
 
 @app.command(epilog=EXIT_CODES)
+def events(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[HOST:PORT|DIR|FILE]...", help="A peer, or trace files. Default: as `status`."),
+    ] = None,
+    following: Annotated[bool, typer.Option("--follow", help="Go on with what comes.")] = False,
+    peer: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Only of, or about, this peer.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Only of this kind; see docs/trace.md.")
+    ] = None,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+) -> None:
+    """Show what happened at all peers, causes before effects: from any one peer's memory, or from trace files."""
+    from chaos.cli.events import AgentSource, FileSource, show_events, trace_files
+    from chaos.cli.status import ask_address
+
+    given = source or []
+    on_disk = bool(given) and all(Path(text).exists() for text in given)
+    if len(given) > 1 and not on_disk:
+        raise ChaosError(f"{next(t for t in given if not Path(t).exists())} is no file; give one peer, or trace files")
+    if on_disk:
+        found: FileSource | AgentSource = FileSource(trace_files(given))
+    else:
+        found = AgentSource(ask_address(given[0] if given else None, alone=False), party, plain)
+    show_events(found, following, set(peer or ()), set(kind or ()), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
 def leave(address: Address = None, party: PartyDirectory = None, plain: Plain = False, as_json: AsJson = False) -> None:
     """Ask one of your own peers to finish its step and leave the run."""
     from chaos.agent.client import request_leave

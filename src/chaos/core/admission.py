@@ -10,7 +10,7 @@ from chaos.core.context import Context, Role
 from chaos.core.departure import REFUSED
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Admit, Decide, JoinRefused, JoinRequest
-from chaos.core.types import Fingerprint, PeerInfo, View
+from chaos.core.types import MAX_SEATS, Fingerprint, PeerInfo, View
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
@@ -160,10 +160,16 @@ class Admission:
         known = self._ctx.wishes.admit.get(message.info.id)
         if known is not None and known.incarnation > message.info.incarnation:
             return
+        if known is None and not self._has_seat():
+            return
         if known is None:
             self._ctx.trace("admit", peer=message.info.name, party=message.info.party[:16])
         self._ctx.wishes.admit[message.info.id] = message.info
         self._ctx.wishes.ready.pop(message.info.id, None)
+
+    def _has_seat(self) -> bool:
+        """Whether one more fits into a view: a larger one would be refused by all who read it."""
+        return len(self._ctx.view.everybody()) + len(self._ctx.wishes.admit) < MAX_SEATS
 
     def on_lost(self, peers: Iterable[str]) -> None:
         """A view was installed that leaves these out although nobody knows that they are dead."""
@@ -192,8 +198,12 @@ class Admission:
         if known is None:
             return JoinRefused("this member's own worker has not started yet", retry=True)
         reason = difference(known.fingerprint, message.fingerprint)
+        if not reason and known.layout != message.layout:
+            reason = "gradients lie in other buckets than the run's"
         if reason:
             return JoinRefused(f"{reason}; run the same script with the same versions", retry=False)
+        if not self._has_seat() and message.info.id not in self._ctx.wishes.admit:
+            return JoinRefused(f"the run is full: it has {MAX_SEATS} peers", retry=True)
         return self._name_refusal(message.info)
 
     def _name_refusal(self, info: PeerInfo) -> JoinRefused | None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from chaos.core.actions import HashSnapshot, ReleaseSnapshot, ServeShards, WriteCheckpoint
 from chaos.core.context import Context, Role
+from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import SnapshotHashed
 from chaos.core.messages import DonorReady, ShardRequest, SnapshotAt, SnapshotMissing, SnapshotOffer
+from chaos.core.steps import AHEAD
 from chaos.core.types import DataState, StateManifest, View
 from chaos.core.worker_messages import SnapshotTaken
 from chaos.planning.shards import shard_size
@@ -102,6 +104,10 @@ class Donor:
     def on_snapshot_at(self, src: str, message: SnapshotAt) -> None:
         worker = self._node.worker.worker
         applied = worker.applied if worker is not None and worker.applied is not None else 0
+        if message.step > self._node.steps.finished + AHEAD:
+            raise RemoteProtocolError(
+                f"a snapshot of step {message.step} while {self._node.steps.finished} is finished"
+            )
         if self._snapshot is not None and self._snapshot.step != message.step:
             self.release(src, self._snapshot.step)
         if self._snapshot is not None and self._snapshot.step != message.step:
@@ -219,6 +225,7 @@ class Donor:
             current.users.remove(user)
             if not current.users:
                 self._snapshot = None
+                self._node.worker.need_no_snapshot(step)
                 self._ctx.emit(ReleaseSnapshot(received=False))
 
     def on_missed(self, step: int, applied: int) -> None:

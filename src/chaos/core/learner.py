@@ -6,6 +6,7 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
+from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import LinksMeasured, ShardsHeld, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
 from chaos.core.fetch import Fetch, from_bitmap, to_bitmap
@@ -35,10 +37,36 @@ from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
+    from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
+
+
+STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
+"""An offered state is at most so many times as large as this worker's tensors, plus so many bytes. Adam's is 3 to 7
+times. Frozen tensors count too: what is trained may be a thousandth of the model."""
+WIDEST = 8
+"""Bytes of the widest dtype."""
+
+
+def own_bytes(worker: Worker) -> int:
+    """Bytes of this worker's model and extras, at most."""
+    tensors = (*worker.fingerprint.tensors, *worker.fingerprint.extras)
+    return WIDEST * sum(math.prod(tensor.shape) for tensor in tensors) + worker.layout.nbytes
+
+
+def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
+    """Why an offer can't be that of an honest donor, so that no memory is made for it; '' if it can."""
+    nbytes = offer.manifest.nbytes
+    if offer.manifest.step != offer.step:
+        return f"a snapshot of step {offer.step} whose manifest is of step {offer.manifest.step}"
+    if nbytes > len(offer.hashes) * offer.shard_bytes:
+        return f"a snapshot of {nbytes} bytes with {len(offer.hashes)} hashes of {offer.shard_bytes} bytes each"
+    if nbytes > STATE_FACTOR * model_bytes + STATE_SLACK:
+        return f"a snapshot of {nbytes} bytes for a model of {model_bytes} bytes"
+    return ""
 
 
 class Phase(StrEnum):
@@ -299,6 +327,9 @@ class Learner:
             self._fetch.add(src, self._measured.get(src))
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
+        worker = self._node.worker.known
+        if reason := flaw(offer, own_bytes(worker) if worker is not None else 0):
+            raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
         if not steps.head or offer.step > steps.finished or (offer.step == steps.finished and offer.head != steps.head):

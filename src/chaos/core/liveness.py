@@ -73,6 +73,7 @@ class Liveness:
         self._vouched.pop(peer, None)
         self._renewed.discard(peer)
         if self._doubts.pop(peer, None) is not None:
+            self._node.views.handling.heard(peer)
             self._ctx.emit(StopSeal(peer))
         self._denials.pop(peer, None)
         if self._ctx.views:
@@ -143,6 +144,7 @@ class Liveness:
     def forget(self, peer: str) -> None:
         self._detector.forget(peer)
         self._doubts.pop(peer, None)
+        self._node.views.handling.heard(peer)
         self._vouched.pop(peer, None)
         self._renewed.discard(peer)
         self._concluded.discard(peer)
@@ -169,6 +171,7 @@ class Liveness:
             self._detector.forget(peer)
             return False
         self._doubts[peer] = self._ctx.now
+        self._node.views.handling.doubt(peer, self._ctx.now)
         self._ctx.trace("doubt", peer=info.name, reason=reason)
         self._ctx.emit(TrySeal(info))
         self._ctx.send_all(self._witnesses(peer), Probe(peer))

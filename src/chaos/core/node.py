@@ -365,7 +365,9 @@ class Node:
             raise RemoteProtocolError(f"the last words of {info.name} bear a wrong signature")
         if not self.views.add_gone(sealed, words):
             return
-        ctx.trace("gone", peer=info.name, reason="its last words are sealed")
+        vote = words.accepted
+        ctx.trace("gone", peer=info.name, reason="its last words are sealed", words_view=words.view.id,
+                  promised=words.promised, voted=(vote.ballot, vote.view.id) if vote else None)  # fmt: skip
         self.learner.on_donor_lost(words.peer, "it is gone")
         self.steps.refetch(words.peer)
         if announce:
@@ -386,9 +388,10 @@ class Node:
         members = ctx.view.member_ids()
         against = [m for m in members if claims.get(m) == head]
         with_me = [m for m in members if m not in claims]
-        outvoted = len(against) > len(with_me)
-        tied_and_lower = len(against) == len(with_me) and members.index(against[0]) < members.index(with_me[0])
-        if ctx.role == Role.MEMBER and against and with_me and (outvoted or tied_and_lower):
+        sides = bool(against and with_me)
+        outvoted = sides and len(against) > len(with_me)
+        tied = sides and len(against) == len(with_me)
+        if ctx.role == Role.MEMBER and (outvoted or (tied and members.index(against[0]) < members.index(with_me[0]))):
             self.heal("its state differs from that of the others")
         elif ctx.role == Role.LEARNER and against:
             self._learner_differs = True

@@ -30,9 +30,13 @@ if TYPE_CHECKING:
 
 AHEAD = 4096
 """No honest peer is more steps ahead of anybody it talks to: a learner's queue is far shorter."""
+NEAR, LARGE = 64, 16 * 2**10
+"""Of steps further ahead than the first, only parts below so many bytes are kept: a step that lacks one is fetched."""
 STILL_UNKNOWN, STILL_COMING = 2, 10
 """How many repetitions may pass before a step that others have is fetched: one, for what was lost to come again;
 more, where only its bytes are missing, as these take their time on a slow link."""
+RANGE_BYTES = 200
+"""What a range of samples takes in memory, about."""
 PACE = 1024
 """So many of the last steps' times are kept: half a second of steps of 0.5 ms."""
 STASH = 8
@@ -336,9 +340,17 @@ class Steps:
             for message in messages:
                 self.on_contribution(src, message)
 
+    def _too_large(self, message: StepContribution) -> bool:
+        """Whether this would fill the memory of who is behind, were it said of each of the steps ahead."""
+        part = message.contribution
+        nbytes = len(part.touched) + len(part.scalars) + RANGE_BYTES * len(part.ranges)
+        return message.step > self.finished + NEAR and nbytes > LARGE
+
     def _note(self, src: str, message: StepContribution) -> None:
         view = self._ctx.view_for(message.step)
         if view is None or view.id != message.view_id or message.step <= self.finished or view.member(src) is None:
+            return
+        if self._too_large(message):
             return
         if message.step == self.finished + 1 and message.head != self.head and self.head:
             self._node.on_diverged(src, message.step, message.head)

@@ -10,14 +10,16 @@ from msgspec import Meta
 PeerId = NewType("PeerId", str)
 """Sixteen hexadecimal digits: the first eight bytes of SHA-256 over the peer's public key."""
 
-PeerIdField = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+PeerIdField = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, Meta(max_length=4096)]
 Digest = Annotated[bytes, Meta(max_length=32)]
+MAX_SEATS = 1024
+"""Members and learners of a view together, at most."""
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -37,7 +39,7 @@ class PeerInfo(Record, frozen=True):
     id: PeerIdField
     incarnation: Count
     name: Name
-    party: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    party: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
     """SHA-256 of the party's root certificate (DER)."""
     key: Annotated[bytes, Meta(min_length=32, max_length=32)]
     """Raw Ed25519 public key of the peer's leaf certificate."""
@@ -63,15 +65,15 @@ class View(Record, frozen=True):
     lineage: Annotated[str, Meta(max_length=64)]
     """Changes when a run resumes from a checkpoint or a view is forced, so that two halves can't mix."""
     id: Count
-    members: Annotated[tuple[PeerInfo, ...], Meta(max_length=1024)]
+    members: Annotated[tuple[PeerInfo, ...], Meta(max_length=MAX_SEATS)]
     """In rank order. Every one of them contributes to every step from `first_step` on."""
-    learners: Annotated[tuple[PeerInfo, ...], Meta(max_length=1024)]
+    learners: Annotated[tuple[PeerInfo, ...], Meta(max_length=MAX_SEATS)]
     """Peers that receive every result from `first_step` on, and neither vote nor contribute."""
     first_step: Count
     """The first step whose rounds run under this view."""
     abort: bool
     """True: rounds of the older view are void. False: steps before `first_step` finish under the older view."""
-    sources: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
+    sources: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_SEATS)]
     """With `abort`: members that hold the result of `first_step - 1`, for those who lack it."""
     reason: Text
     start: Count = 1
@@ -82,7 +84,7 @@ class View(Record, frozen=True):
     """Lineages that this one took the place of, oldest first."""
     cut: Annotated[tuple[tuple[PeerIdField, PeerIdField], ...], Meta(max_length=4096)] = ()
     """Links that are not to be: pairs in ascending order, the lower id first."""
-    shares: Annotated[tuple[Count, ...], Meta(max_length=1024)] = ()
+    shares: Annotated[tuple[Count, ...], Meta(max_length=MAX_SEATS)] = ()
     """The sync plan: how large a share of the chunks each member sums, by rank. Empty: all the same."""
     straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
     """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
@@ -150,7 +152,7 @@ class Segment(Record, frozen=True):
     nbytes: Count
     dtype: Annotated[str, Meta(max_length=16)]
     """Dtype in the buffer: float64, float32, bfloat16, float16 or int64."""
-    op: Annotated[str, Meta(pattern="^(mean|max)$")]
+    op: Annotated[str, Meta(pattern=r"^(mean|max)\Z")]
     """'mean': weighted mean over contributors (floating point). 'max': maximum (integer buffers)."""
 
 
@@ -183,14 +185,14 @@ class Lease(Record, frozen=True):
 class DataState(Record, frozen=True):
     """Where the run stands in its data. Changes only by commits and views, the same way everywhere."""
 
-    kind: Annotated[str, Meta(pattern="^(none|shard|private)$")] = "none"
+    kind: Annotated[str, Meta(pattern=r"^(none|shard|private)\Z")] = "none"
     samples: Count = 0
     """Length of the sharded dataset; 0 until somebody declared it."""
     epoch: Count = 0
     free: Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=100_000)] = ()
     """Positions [start, stop) that nobody has leased or used in this epoch, in ascending order."""
     leases: Annotated[tuple[Lease, ...], Meta(max_length=100_000)] = ()
-    passes: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)] = ()
+    passes: Annotated[tuple[PeerIdField, ...], Meta(max_length=MAX_SEATS)] = ()
     """Private data: members that have gone once through theirs in this epoch."""
 
 

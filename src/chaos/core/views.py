@@ -9,6 +9,7 @@ from chaos.core.actions import Connect, Disconnect, Persist, StopSeal
 from chaos.core.agreement import Acceptor, Proposal
 from chaos.core.context import Context, Role
 from chaos.core.departure import LOST, START_AGAIN
+from chaos.core.handling import Cause, Handling
 from chaos.core.messages import Accept, Decide, LastWords, Nack, Prepare, Promise, Sealed, Vote
 from chaos.core.succession import after_failure, planned
 from chaos.core.types import Ballot, View
@@ -29,6 +30,7 @@ class Views:
         self.gone: dict[str, tuple[Sealed, LastWords]] = {}
         """Peers of the installed view with their sealed last words."""
         self.suspects: set[str] = set()
+        self.handling = Handling()
         self._round = 0
         self._need_since: float | None = None
         self._ready_since: float | None = None
@@ -108,6 +110,17 @@ class Views:
             return "failure"
         return "planned" if self.acceptor is not None and self.acceptor.promised is not None else ""
 
+    def _causes(self) -> list[Cause]:
+        """What the next view is to change, as far as this peer knows; for the trace."""
+        wishes = self._ctx.wishes
+        found = [("failure", peer) for peer in self._failed()]
+        found += [("scale-in", peer) for peer in self.releasing()]
+        found += [("scale-out", peer) for peer in self._promotable()]
+        found += [("connect-link" if made else "disconnect-link", " ".join(e)) for e, made in wishes.links.items()]
+        found += [("admit", peer) for peer in wishes.admit]
+        found += [("learner-lost", peer) for peer in sorted(wishes.lost_learners)]
+        return found if wishes.shares is None else [*found, ("sync-plan", "")]
+
     def _yields(self, need: str) -> bool:
         """I promised another proposer's ballot: while it may live it has its time, lest two chase each other."""
         promised = self.acceptor.promised if self.acceptor is not None else None
@@ -126,6 +139,7 @@ class Views:
         self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
         self._node.pause.update()
         need = self.needed()
+        self.handling.see(self._causes() if need else (), self._ctx.now)
         if not need:
             self._need_since = None
             return
@@ -164,6 +178,7 @@ class Views:
             self._round = higher.round + 1
             proposal.ballot = Ballot(self._round, self._ctx.id)
         self.proposal = proposal
+        self.handling.proposed = self.handling.proposed or self._ctx.now
         self._ctx.trace("propose", view=proposal.decree, ballot=self._round, freeze=freeze, gone=list(words))
         message = Prepare(base, proposal.ballot, freeze, tuple(entry[0] for entry in gone.values()))
         for peer in members:
@@ -195,6 +210,7 @@ class Views:
             self._ctx.send_all(audience, Decide(value))
             took = round((self._ctx.now - current.started) * 1000, 3)
             self._ctx.trace("decide", view=value.id, reason=value.reason, handling_ms=took)
+            self.handling.decided = self._ctx.now
             self.install(value)
 
     def _hopeless(self, current: Proposal, why: str) -> None:
@@ -264,6 +280,7 @@ class Views:
             return
         self._round = max(self._round, message.ballot.round)
         self._promised_at = self._ctx.now
+        self.handling.proposed = self.handling.proposed or self._ctx.now
         if self.proposal is not None and self.proposal.ballot != message.ballot:
             self.proposal = None
         self._node.steps.hold(message.freeze)
@@ -380,6 +397,7 @@ class Views:
         self.acceptor = self.proposal = self._need_since = None
         self.gone.clear()
         self.suspects.clear()
+        self.handling.forget()
         self._node.pause.end()
 
     # --- installing ----------------------------------------------------------------------------------------
@@ -409,12 +427,25 @@ class Views:
             self.acceptor = None
             if ctx.role == Role.LEARNER:  # it may be dead by the time that a view makes it a member
                 ctx.emit(Persist(LastWords(ctx.run, ctx.id, ctx.me.incarnation, view, None, None)))
-        ctx.trace("view", view=view.id, first_step=view.first_step, abort=view.abort, role=str(ctx.role),
-                  members=[m.name for m in view.members], learners=[p.name for p in view.learners],
-                  reason=view.reason)  # fmt: skip
+        self._tell(before, was)
         self._node.force.installed(view, before)
         self._relink(view, {p.id for p in before.everybody()} if before is not None else set())
         self._node.on_installed(view, was)
+
+    def _tell(self, before: View | None, was: Role) -> None:
+        """The trace's lines on the view that was just installed."""
+        ctx, view = self._ctx, self._ctx.view
+        ctx.trace("view", view=view.id, lineage=view.lineage, first_step=view.first_step, abort=view.abort,
+                  role=str(ctx.role), members=[m.name for m in view.members], learners=[p.name for p in view.learners],
+                  ids=[p.id for p in view.everybody()], parties=[p.party[:16] for p in view.everybody()],
+                  shares=view.shares, cut=[(ctx.name(a), ctx.name(b)) for a, b in view.cut],
+                  reason=view.reason)  # fmt: skip
+        if before is not None and was == Role.MEMBER:
+            line = self.handling.installed(before, view, ctx.now)
+            named = [(kind, " - ".join(ctx.name(peer) for peer in about.split())) for kind, about in line["causes"]]
+            ctx.trace("handled", **line | {"causes": named})
+        else:
+            self.handling.forget()
 
     def _lost(self, before: View, view: View) -> list[str]:
         """Who was left out by `view` for its silence: not those that asked for it, nor those that are proven gone."""

@@ -96,6 +96,9 @@ class WorkerDesk:
         if self.known is not None and self.known.fingerprint != message.fingerprint:
             self._decline("the restarted script builds another model or optimizer than before; run the same script")
             return
+        if self.known is not None and self.known.layout != message.layout:
+            self._decline("the restarted script lays its gradients out in other buckets than before; run the same one")
+            return
         self.worker = self.known = Worker(message.fingerprint, message.layout)
         self._ctx.trace("worker_registered", pid=message.pid, bytes=message.layout.nbytes)
         self._node.on_worker_registered()
@@ -209,6 +212,10 @@ class WorkerDesk:
         self._snapshot_at.add(step)
         if self.worker is not None and self.worker.at_boundary:
             self._give_snapshot_order(self.worker)
+
+    def need_no_snapshot(self, step: int) -> None:
+        """Nobody waits for that copy any more; one that was ordered already is still made."""
+        self._snapshot_at.discard(step)
 
     def _give_snapshot_order(self, worker: Worker) -> None:
         due = [s for s in self._snapshot_at if worker.applied is not None and s <= worker.applied]

@@ -48,7 +48,7 @@ class Register(ToAgent, frozen=True):
 class DeclareData(ToAgent, frozen=True):
     """The script called `run.shard` or `run.private`. `want` is how many samples a lease should hold."""
 
-    kind: Annotated[str, Meta(pattern="^(shard|private)$")]
+    kind: Annotated[str, Meta(pattern=r"^(shard|private)\Z")]
     samples: Count
     want: Count
 
@@ -72,7 +72,7 @@ class Contribution(Record, frozen=True):
     """Samples this worker would like to hold a lease on after this step (its stock, not an increment)."""
     pass_done: bool
     """Private data: this worker has gone through its dataset at least once in this epoch."""
-    declares: tuple[Annotated[str, Meta(pattern="^(shard|private)$")], Count] | None = None
+    declares: tuple[Annotated[str, Meta(pattern=r"^(shard|private)\Z")], Count] | None = None
     """Kind and length of the dataset, filled in by the agent from `DeclareData`; the first commit with one counts."""
     compute_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
     """Seconds that the worker computed for this step, filled in by the agent; for a late one: so far. 0: unknown."""
@@ -224,7 +224,7 @@ class Proceed(ToWorker, frozen=True):
     """End of the boundary: the user's code goes on and computes its contribution for `step`."""
 
     step: Count
-    role: Annotated[str, Meta(pattern="^(learner|member|solo)$")]
+    role: Annotated[str, Meta(pattern=r"^(learner|member|solo)\Z")]
     members: Count
     data: DataState
     """After commit `step - 1`; a worker finds its leases in it."""

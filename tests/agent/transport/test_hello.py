@@ -60,11 +60,17 @@ def test_a_changed_byte_is_refused_or_decodes(place: int, value: int) -> None:
         return
 
 
+NEWER = f"speaks protocol version {PROTOCOL_VERSION + 1}, this one {PROTOCOL_VERSION}"
+
+
 @pytest.mark.parametrize(
     ("preamble", "complaint"),
     [
         (b"HTTP/1.1 4", "not a chaos agent: check host and port"),
-        (struct.pack("<4sHI", b"CHAO", PROTOCOL_VERSION + 1, 4), "speaks protocol version 4, this one 3"),
+        (
+            struct.pack("<4sHI", b"CHAO", PROTOCOL_VERSION + 1, 4),
+            f"speaks protocol version {PROTOCOL_VERSION + 1}, this one {PROTOCOL_VERSION}",
+        ),
         (struct.pack("<4sHI", b"CHAO", PROTOCOL_VERSION, MAX_GREETING + 1), "is over"),
     ],
 )

@@ -41,7 +41,7 @@ class Hello(Record, frozen=True, tag=True):
     """Number of this bulk connection within its link."""
     info: PeerInfo | None
     """None from a client, which is no peer."""
-    expects: Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")]
+    expects: Annotated[str, Meta(pattern=r"^([0-9a-f]{16})?\Z")]
     """Id of the peer that should answer; empty at first contact."""
 
 
@@ -50,7 +50,7 @@ class Goodbye(Record, frozen=True, tag=True):
 
     reason: Text
     duplicate: bool = False
-    peer: Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")] = ""
+    peer: Annotated[str, Meta(pattern=r"^([0-9a-f]{16})?\Z")] = ""
     """Who says so."""
 
 

@@ -1,0 +1,51 @@
+"""What each worker writes, whichever system it runs under: a line per event, in the time of the monotonic clock.
+
+Only the standard library: it runs in every system's own environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+BATCH = 4
+"""Samples that a worker computes per step."""
+
+
+class Log:
+    """Appends lines to a file; each is there for a reader at once."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._write({"what": "imported"})
+
+    def step(self, step: int, participants: int, samples: int, mine: bool = True) -> None:
+        """A step is done, of so many participants and samples in all; `mine`: this worker was one of them."""
+        self._write({"what": "step", "step": step, "participants": participants, "samples": samples, "mine": mine})
+
+    def _write(self, line: dict[str, object]) -> None:
+        os.write(self._fd, json.dumps({"t": time.monotonic(), **line}).encode() + b"\n")
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    """The whole lines so far."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def arguments() -> argparse.Namespace:
+    """Of every worker."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--log-steps", required=True)
+    parser.add_argument("--millions", type=int, required=True, help="parameters")
+    parser.add_argument("--compute-ms", type=float, default=0.0, help="time in which it leaves the processor alone")
+    parser.add_argument("--tight", action="store_true", help="the shortest sensible timeouts instead of the defaults")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--store", default="", help="where what has to survive a worker lies")
+    parser.add_argument("--contact", default="", help="an address of the system's own, if it needs one")
+    return parser.parse_args()
