@@ -92,3 +92,23 @@ def test_a_large_frozen_model_with_small_gradients_is_no_flaw():
     assert flaw(offer, own_bytes(Worker(fingerprint, LAYOUT))) == ""
     tiny = Fingerprint((), (), "sgd", "2", "")
     assert "a model of" in flaw(offer, own_bytes(Worker(tiny, LAYOUT)))
+
+
+def test_a_member_without_memory_for_a_snapshot_is_no_donor_and_says_why():
+    world, peers = wide_run([1e6] * 3)
+    world.without_memory = {1}
+    peers[1].node.donor._prepared = False
+    joiner = join(world, 3)
+    line = fetched(world, joiner)
+    assert set(line["sources"]) == {"p0", "p2"}
+    assert traces(peers[1], "donor_declines") == [{"reason": "no memory for a snapshot"}]
+    world.run_until(lambda: joiner in world.members(), 10)
+    check(world)
+
+
+def test_a_joiner_without_memory_is_told_so():
+    world, _ = wide_run([1e6] * 2)
+    world.without_memory = {2}
+    joiner = world.join(2, 0)
+    world.run_until(lambda: joiner.stopped is not None, 20)
+    assert "no memory for a snapshot" in joiner.stopped.reason

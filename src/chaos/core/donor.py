@@ -101,6 +101,17 @@ class Donor:
         for src in waiting:
             self._answer_ready(src)
 
+    def on_declined(self, reason: str) -> None:
+        """This host has no memory for a snapshot: learners get the state from others, and checkpoints are left out."""
+        self._prepared = False
+        waiting, self._waiting = self._waiting, []
+        if self._ctx.role == Role.MEMBER:
+            self._ctx.trace("donor_declines", reason=reason)
+        for src in waiting:
+            self._ctx.send(src, SnapshotMissing(0, self._node.steps.finished, reason))
+        if self._snapshot is not None and self._snapshot.manifest is None:
+            self._drop(0, reason)
+
     def on_snapshot_at(self, src: str, message: SnapshotAt) -> None:
         worker = self._node.worker.worker
         applied = worker.applied if worker is not None and worker.applied is not None else 0

@@ -485,6 +485,11 @@ class Learner:
             self._ctx.trace("verify_missed", step=step)
             self._retry_at = self._ctx.now + 0.001
 
+    def on_own_declined(self, reason: str) -> None:
+        """Without a snapshot of its own nothing can be compared, and nobody becomes a member uncompared."""
+        if self._ctx.role == Role.LEARNER:
+            self._node.departure.refuse(reason)
+
     def on_own_taken(self, message: SnapshotTaken) -> None:
         if self.phase == Phase.VERIFY:
             self._own = message.manifest

@@ -126,6 +126,12 @@ class SnapshotPrepared(ToAgent, frozen=True):
     nbytes: Count
 
 
+class SnapshotDeclined(ToAgent, frozen=True):
+    """There is no memory for a snapshot on this host; the training goes on without."""
+
+    reason: Text
+
+
 class SnapshotTaken(ToAgent, frozen=True):
     """The state of `manifest.step` lies in snapshot memory. `stall_s`: how long the step had to wait for it."""
 
@@ -243,6 +249,7 @@ FromWorker = (
     | StateLoaded
     | StateRefused
     | SnapshotPrepared
+    | SnapshotDeclined
     | SnapshotTaken
     | SnapshotMissed
     | Finished
