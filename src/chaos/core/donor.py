@@ -91,9 +91,10 @@ class Donor:
     def _answer_ready(self, src: str) -> None:
         worker, steps = self._node.worker.worker, self._node.steps
         replayable = worker is not None and not worker.by_hand
-        served = self.served_step()
-        fresh = served is not None and served > steps.finished - self._ctx.kept_results // 2
-        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if served and fresh else 0))
+        served = self.served_step() or 0
+        there = self._snapshot is not None and self._snapshot.hashed
+        fresh = served > steps.finished - self._ctx.kept_results // 2
+        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if there and fresh else 0))
 
     def on_prepared(self) -> None:
         self._prepared = True

@@ -263,7 +263,7 @@ class Learner:
         return max(serves, key=lambda step: (serves.count(step), step))
 
     def _await_offer(self) -> None:
-        if self._retry_at and self._ctx.now >= self._retry_at:
+        if (self._retry_at and self._ctx.now >= self._retry_at) or self._waits_for_nothing():
             self._choose()
         elif self._is_overdue():
             self.restart("no donor offered its snapshot in time")
