@@ -198,7 +198,7 @@ class Agent:
         while True:
             await asyncio.sleep(MEASURE_S)
             links = {peer: (info.rate_bps, info.rtt_s) for peer, info in self.transport.links().items()}
-            known = {peer: (rate, rtt or 0.0) for peer, (rate, rtt) in links.items() if rate}
+            known = {peer: (rate, rtt or 0.0) for peer, (rate, rtt) in links.items() if rate or rtt}
             self.post(ev.LinksMeasured(known))
             self._route()
             self._admit_anew()

@@ -6,6 +6,7 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +38,24 @@ from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
+    from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
 
-STATE_FACTOR, STATE_SLACK = 16, 64 * 2**20
-"""An offered state is at most so many times as large as the model, plus so many bytes. Adam's is 3 to 5 times."""
+STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
+"""An offered state is at most so many times as large as this worker's tensors, plus so many bytes. Adam's is 3 to 7
+times. Frozen tensors count too: what is trained may be a thousandth of the model."""
+WIDEST = 8
+"""Bytes of the widest dtype."""
+
+
+def own_bytes(worker: Worker) -> int:
+    """Bytes of this worker's model and extras, at most."""
+    tensors = (*worker.fingerprint.tensors, *worker.fingerprint.extras)
+    return WIDEST * sum(math.prod(tensor.shape) for tensor in tensors) + worker.layout.nbytes
 
 
 def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
@@ -257,7 +268,7 @@ class Learner:
         return max(serves, key=lambda step: (serves.count(step), step))
 
     def _await_offer(self) -> None:
-        if self._retry_at and self._ctx.now >= self._retry_at:
+        if (self._retry_at and self._ctx.now >= self._retry_at) or self._waits_for_nothing():
             self._choose()
         elif self._is_overdue():
             self.restart("no donor offered its snapshot in time")
@@ -322,7 +333,7 @@ class Learner:
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, worker.model_bytes if worker is not None else 0):
+        if reason := flaw(offer, own_bytes(worker) if worker is not None else 0):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
@@ -493,6 +504,11 @@ class Learner:
             self._widen()
             self._ctx.trace("verify_missed", step=step)
             self._retry_at = self._ctx.now + 0.001
+
+    def on_own_declined(self, reason: str) -> None:
+        """Without a snapshot of its own nothing can be compared, and nobody becomes a member uncompared."""
+        if self._ctx.role == Role.LEARNER:
+            self._node.departure.refuse(reason)
 
     def on_own_taken(self, message: SnapshotTaken) -> None:
         if self.phase == Phase.VERIFY:

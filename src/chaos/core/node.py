@@ -68,6 +68,7 @@ from chaos.core.worker_messages import (
     Finished,
     FromWorker,
     Register,
+    SnapshotDeclined,
     SnapshotMissed,
     SnapshotPrepared,
     SnapshotTaken,
@@ -420,6 +421,9 @@ class Node:
                 self.departure.refuse(reason)
             case SnapshotPrepared():
                 self.donor.on_prepared()
+            case SnapshotDeclined(reason):
+                self.donor.on_declined(reason)
+                self.learner.on_own_declined(reason)
             case SnapshotTaken():
                 self.donor.on_taken(message)
                 self.learner.on_own_taken(message)

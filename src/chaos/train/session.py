@@ -228,8 +228,7 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options,
     """Register with the agent and wait until this worker may compute its first step."""
     plan = plan_layout(training.parts, options.wire == "bf16")
     identity = fingerprint(training, options)
-    register = Register(os.getpid(), identity, plan.layout, training.parts.nbytes(), on_event is not None)
-    link.send(register)
+    link.send(Register(os.getpid(), identity, plan.layout, on_event is not None))
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
         raise Refused(welcome.reason)
