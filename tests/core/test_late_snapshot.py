@@ -57,7 +57,6 @@ def test_the_pause_ends_by_itself():
     world, peers = run_of_three()
     joiner = world.join(3, 1)
     lose_track_twice(world, joiner)
-    joiner.node.learner._assigned.clear()
     joiner.handle = lambda _event: None  # alive to its links, deaf to everything
     at = peers[0].node.steps.finished
     world.run_until(lambda: peers[0].node.steps.finished > at + 5, 40)

@@ -297,6 +297,9 @@ def promote_a_dead_learner(world: World, dead: SimPeer, seal: bool) -> SimPeer:
     founder.node.views.add_gone = lambda *_: False  # type: ignore[method-assign]
     world.kill(dead, seal=seal)
     world.run_until(lambda: joiner.node.learner.phase == Phase.READY, 10)
+    for peer in world.peers.values():
+        if peer is not founder:
+            peer.node.views.suspect(dead.id, "a test says so")
     assert dead.id in joiner.node.ctx.wishes.lost_learners
     founder.node.ctx.wishes.ready.update({dead.id: 1, joiner.id: 1})
     world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 1)
@@ -487,4 +490,23 @@ def test_a_planned_view_begins_no_earlier_than_the_one_before(seed: int) -> None
     world.run_until(lambda: joiner.node.ctx.role == Role.LEARNER, 1)
     world.run_until(lambda: len(world.members()) == 3, 10)
     advance(world, first, 3)
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_contribution_whose_bytes_are_overwritten_is_forgotten(seed: int) -> None:
+    """Its worker died before the step was opened; promoted again before it was, the peer used to announce it anew,
+    while the next worker wrote where those bytes had been."""
+    world, peers = start(3, seed)
+    world.by_hand = True
+    joiner = world.join(3, 0)
+    ready = peers[2].node.steps
+    world.run_until(lambda: bool(ready._pauses) and ready.contributed_bytes(ready.finished + 1), 5)
+    before = ready.finished
+    world.kill_worker(peers[2], restart=0.01)
+    world.run_until(lambda: all(peers[2].id in p.node.steps._pauses for p in peers[:2]), 5)
+    world.kill(joiner)
+    world.run_until(lambda: peers[2].node.ctx.role == Role.MEMBER, 20)
+    advance(world, peers[2], 3)
+    assert before > 0
     check(world)

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -246,3 +246,49 @@ def test_a_killed_donor_costs_no_more_than_what_it_had_still_to_send(killed_at: 
     took = transfer.run()
     still_to_send = (400 * SIZE / 8e4 - killed_at) * 2e4
     assert took <= 400 * SIZE / 8e4 + still_to_send / 6e4 + 0.25 + 2 * SIZE / 2e4
+
+
+# --- other joiners as sources -----------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=300)
+@given(states(), st.data())
+def test_a_joiner_is_asked_only_for_what_it_may_send(
+    state: tuple[list[int], list[Source]], data: st.DataObject
+) -> None:
+    missing, sources = state
+    for at in range(1, len(sources)):
+        if data.draw(st.booleans()):
+            known = [shard for shard in missing if data.draw(st.booleans())]
+            own = [shard for shard in missing if shard in sources[at].queue]
+            sources[at] = replace(sources[at], may=frozenset([*known, *own]))
+    made = replan(missing, SIZE, sources)
+    if not made.changed:
+        return
+    asked = [shard for shards in made.asks.values() for shard in shards]
+    assert len(set(asked)) == len(asked)
+    wire = {shard for one in sources for shard in on_wire(one, missing)}
+    assert set(missing) - wire <= set(asked), "nothing is left out"
+    for one in sources:
+        assert one.may is None or set(made.asks[one.donor.name]) <= one.may
+
+
+def test_a_fast_joiner_takes_all_it_may_and_no_more() -> None:
+    fast = replace(source("j", 100_000), may=frozenset({3, 5}))
+    made = replan(list(range(10)), SIZE, [source("d", 1000), fast])
+    assert set(made.asks["j"]) == {3, 5} and len(made.asks["d"]) == 8
+
+
+def test_the_only_donor_is_not_given_up_for_a_joiner_who_lacks_the_shard() -> None:
+    slow = source("d", 1.0, (0, 1), 2)
+    made = replan([0, 1, 2], SIZE, [slow, replace(source("j", 10_000.0), may=frozenset({1}))])
+    assert made.asks["j"] in ((), (1,)) and 2 in made.asks["d"]
+
+
+def test_shards_come_back_to_a_joiner_that_got_faster() -> None:
+    slow = replace(source("j", 1.0, (4, 5)), may=frozenset({4, 5, 6}))
+    made = replan(list(range(8)), SIZE, [source("d", 1000, (0, 1, 2, 3, 6, 7)), slow])
+    assert made.asks["j"] == ()
+    fast = replace(source("j", 10_000.0, ()), may=frozenset({4, 5, 6}))
+    made = replan(list(range(8)), SIZE, [source("d", 1000, tuple(range(8)), 1), fast])
+    assert set(made.asks["j"]) == {4, 5, 6}

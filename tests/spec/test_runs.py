@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 SEEDS = 12
+SOME = 12
+"""Seeds within which a broken node has to be found out."""
 
 
 class Runs(Protocol):
@@ -59,11 +61,11 @@ def test_what_a_broken_node_decides_is_not(
     """Shows that the replay can fail. Few dead members leave a vote that only their words know of."""
     mutant(monkeypatch)
     first = 66 if mutant is words_unread else 0
-    for seed in range(first, first + 6):
+    for seed in range(first, first + SOME):
         with recording() as records, suppress(PromiseBroken):  # the model has to notice by itself
             Contest(seed).run()
         try:
             replay(records, tmp_path)
         except NotARun:
             return
-    pytest.fail(f"{mutant.__name__} looks like a run of the model with seeds {first} to {first + 5}")
+    pytest.fail(f"{mutant.__name__} looks like a run of the model with seeds {first} to {first + SOME - 1}")

@@ -12,10 +12,12 @@ from torch.optim import SGD, Adam, AdamW
 import chaos
 from chaos.core.errors import ChaosError
 from chaos.train import layout
+from chaos.train.buffers import AgreedBuffers
 from chaos.train.fingerprint import fingerprint
 from chaos.train.layout import is_dense, plan_layout
 from chaos.train.options import Options
 from chaos.train.parts import Parts
+from chaos.train.state import Training
 from tests.train.reference import filled, make_mlp
 
 
@@ -137,7 +139,8 @@ def test_a_parameter_unfrozen_later_is_refused(agents: Callable) -> None:
 
 
 def print_of(model: nn.Module, optimizer: torch.optim.Optimizer | None = None, **options: object) -> object:
-    return fingerprint(Parts(model), optimizer or sgd(model), None, None, Options(**options))
+    parts = Parts(model)
+    return fingerprint(Training(parts, AgreedBuffers(parts), optimizer or sgd(model), None, None), Options(**options))
 
 
 def test_the_same_script_has_the_same_fingerprint() -> None:

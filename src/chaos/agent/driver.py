@@ -23,12 +23,15 @@ from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.host import Host
 from chaos.agent.identity import Identity
 from chaos.agent.observer import Observer
+from chaos.agent.reach import answer_dial_back, answer_probe
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
+    DialBackRequest,
     ForceViewRequest,
     LeaveRequest,
     LinesRequest,
     LinkRequest,
+    ProbeRequest,
     SealRequest,
     StatusRequest,
     decode_request,
@@ -111,7 +114,7 @@ class Agent:
         self.transport = Transport(setup.me, run, list(setup.listen), setup.security, self, setup.transport)
         self.worker_link = WorkerLink(self._on_worker, lambda reason: self.post(ev.WorkerDied(reason)))
         self._reducer = Reducer(setup.me.id, self.transport, self.post)
-        self._snapshots = Snapshots(self.transport, self.post)
+        self._snapshots = Snapshots(setup.me.id, self.transport, self.post, self._write_trace, setup.runtime)
         if setup.resume is not None:
             self._snapshots.resume_from(setup.resume)
         self._memory: tuple[SharedMemory, ResultRing] | None = None
@@ -362,6 +365,10 @@ class Agent:
         match decode_request(payload):
             case StatusRequest():
                 return encode_answer(self._status())
+            case ProbeRequest() as probe:
+                return encode_answer(answer_probe(probe))
+            case DialBackRequest() as question:
+                return encode_answer(await answer_dial_back(question, self.transport.security))
             case LinesRequest(after):
                 at_home = party == self._me.party or self._setup.security.plain
                 return encode_answer(self._observer.lines(after, at_home))
@@ -421,7 +428,7 @@ class Agent:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
                     ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
                     self._memory = contribution, ring
-                    self.node.ctx.result_slots = ring.slots
+                    self.post(ev.ResultMemory(ring.slots))
                 self._reducer.configure(layout, *self._memory)
             case Boundary(applied, part, compute_s):
                 weight = part.weight if part is not None else 0.0
@@ -503,7 +510,7 @@ class Agent:
             case act.HashSnapshot():
                 self._spawn(snapshots.hash_own(action))
             case act.ReceiveSnapshot():
-                snapshots.expect(action)
+                self._spawn(snapshots.expect(action))
             case act.ServeShards():
                 snapshots.serve(action)
             case act.ReleaseSnapshot(received):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from chaos.agent import words
+from chaos.agent import held, words
 from chaos.agent.advertise import advertised
 from chaos.agent.checkpoint import latest, load
 from chaos.agent.client import announce, open_party, security_of
@@ -178,6 +178,7 @@ async def run(order: AgentOrder) -> int:
     """Run one agent to its end; returns its exit code."""
     runtime = words.runtime_directory()
     words.prune(runtime, STALE_WORDS_S)
+    held.prune(runtime)
     setup, lock, warnings = set_up(order, runtime)
     trace = TraceWriter(order.settings.trace or Path(os.devnull), setup.me.name)
     for warning in warnings:

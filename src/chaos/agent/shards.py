@@ -7,15 +7,18 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
+from chaos.agent.held import ReceivedFile, take_over
 from chaos.agent.reduce import Outlet
 from chaos.agent.shared_memory import SharedMemory
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ServeShards
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import ShardStored, SnapshotHashed
+from chaos.core.events import ShardsHeld, ShardStored, SnapshotHashed
 
 HASHING_NICE = 15
 """Hashing a large state takes seconds of a core; training on the same host goes before it (workers run at 10)."""
@@ -41,13 +44,27 @@ def _yield_to_training() -> None:
 class Snapshots:
     """The snapshot that the own worker took, and the one that is being received."""
 
-    def __init__(self, outlet: Outlet, happened: Callable[[ShardStored | SnapshotHashed], None]) -> None:
+    def __init__(
+        self,
+        me: str,
+        outlet: Outlet,
+        happened: Callable[[ShardStored | ShardsHeld | SnapshotHashed], None],
+        note: Callable[[str, dict[str, Any]], None],
+        directory: Path | None,
+    ) -> None:
+        self._me = me
+        self._note = note
+        self._file = ReceivedFile(directory, me)
         self._outlet = outlet
         self._happened = happened
         self._hashing = ThreadPoolExecutor(1, "chaos-hash", initializer=_yield_to_training)
         self.own: SharedMemory | None = None
         self.own_nbytes = 0
         self._shard_bytes = 1
+        self._asked: dict[str, tuple[int, set[int]]] = {}
+        """Per learner, the step and all shards that were queued for it, sent or not."""
+        self._relay: dict[str, dict[int, None]] = {}
+        """Per learner, shards of the received snapshot that it is to get once they are here."""
         self.received: SharedMemory | None = None
         self._receiving: ReceiveSnapshot | None = None
         self._stored: set[int] = set()
@@ -71,22 +88,67 @@ class Snapshots:
 
     def serve(self, order: ServeShards) -> None:
         """Queue shards for a learner instead of what was still queued for it. Gradients go before them."""
-        self._outlet.drop_bulk(lambda header: header.kind == SHARD and header.dst == order.dst)
-        if self.own is None:
+        begun = self._call_back(order.dst, order.step)
+        if order.afresh:
+            begun.clear()
+        self._asked[order.dst] = order.step, begun
+        wanted = [shard for shard in order.shards if shard not in begun]
+        if order.received:
+            self._relay[order.dst] = dict.fromkeys(shard for shard in wanted if shard not in self._stored)
+            wanted = [shard for shard in wanted if shard in self._stored]
+        for shard in wanted:
+            self._send(order.dst, order.step, shard, order.received)
+
+    def _send(self, dst: str, step: int, shard: int, received: bool) -> None:
+        memory = self.received if received else self.own
+        if memory is None:
             return
-        places = spans(self.own_nbytes, self._shard_bytes)
-        for shard in order.shards:
-            start, stop = places[shard]
-            self._outlet.send_bulk(order.dst, BulkHeader(SHARD, 0, order.step, shard), self.own.view[start:stop])
+        if received:
+            assert self._receiving is not None
+            nbytes, size = self._receiving.nbytes, self._receiving.shard_bytes
+        else:
+            nbytes, size = self.own_nbytes, self._shard_bytes
+        self._asked[dst][1].add(shard)
+        payload = memory.view[shard * size : min((shard + 1) * size, nbytes)]
+        self._outlet.send_bulk(dst, BulkHeader(SHARD, 0, step, shard), payload)
+
+    def _call_back(self, dst: str, step: int) -> set[int]:
+        """Take out of the queue what this peer was to send to `dst`. Returns what of this step it has begun to send."""
+        waiting: set[int] = set()
+
+        def mine(header: BulkHeader) -> bool:
+            if header.kind != SHARD or header.dst != dst or header.src != self._me:
+                return False
+            waiting.add(header.index)
+            return True
+
+        self._outlet.drop_bulk(mine)
+        self._relay.pop(dst, None)
+        last, asked = self._asked.pop(dst, (step, set()))
+        return asked - waiting if last == step else set()
 
     # --- the received snapshot -----------------------------------------------------------------------------
 
-    def expect(self, order: ReceiveSnapshot) -> None:
-        """Make room for a snapshot."""
-        self.forget_received()
-        self.received = SharedMemory.create("chaos-received", max(order.nbytes, 1))
+    async def expect(self, order: ReceiveSnapshot) -> None:
+        """Make room for a snapshot, and look what of it is here."""
+        sources = [view for view in (self._file.former(),) if view is not None]
+        if self.own is not None and self.own_nbytes:
+            sources.append(self.own.view[: self.own_nbytes])
+        if self.received is not None:
+            self.received.close()
+        self.received, obstacle = self._file.create(order.nbytes)
+        if obstacle:
+            self._note("snapshot_in_memory", {"reason": obstacle})
         self._receiving = order
         self._stored.clear()
+        self._relay.clear()
+        loop, target = asyncio.get_running_loop(), self.received.view[:]
+        found: tuple[int, ...] = ()
+        if sources and order.nbytes:
+            found = await loop.run_in_executor(self._hashing, take_over, order, sources, target)
+        if self._receiving is order:
+            self._stored.update(found)
+            self._happened(ShardsHeld(order.step, found))
 
     def resume_from(self, memory: SharedMemory) -> None:
         """A checkpoint takes the place of a received snapshot."""
@@ -96,7 +158,9 @@ class Snapshots:
         if self.received is not None:
             self.received.close()
             self.received = None
+        self._file.remove()
         self._receiving = None
+        self._relay.clear()
 
     def sink(self, header: BulkHeader) -> memoryview | Verdict:
         """Where a shard's bytes go. Raises RemoteProtocolError if they can't be that shard's."""
@@ -121,4 +185,8 @@ class Snapshots:
         ok = blake3(payload).digest() == order.hashes[header.index]
         if ok:
             self._stored.add(header.index)
+            for dst, waiting in self._relay.items():
+                if header.index in waiting:
+                    del waiting[header.index]
+                    self._send(dst, order.step, header.index, received=True)
         self._happened(ShardStored(order.step, header.index, header.src, ok))

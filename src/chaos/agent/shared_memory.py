@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+from pathlib import Path
 
 import psutil
 
@@ -68,6 +69,25 @@ class SharedMemory:
             if fd >= 0:
                 os.close(fd)
             raise ChaosError(f"cannot allocate {_mib(nbytes)} for {name}: {_limit(error)}") from error
+        return cls(fd, mapped, nbytes)
+
+    @classmethod
+    def in_file(cls, path: Path, nbytes: int) -> SharedMemory:
+        """New memory that lies in a file, which must not exist: it outlives this process.
+
+        Raises:
+            ChaosError: there is no room, or the file can't be made.
+        """
+        size, fd = max(nbytes, PAGE), -1
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            os.posix_fallocate(fd, 0, size)  # a full disk is an error now, and not a signal in mid-transfer
+            mapped = mmap.mmap(fd, size)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+                path.unlink(missing_ok=True)
+            raise ChaosError(f"cannot make {path} of {_mib(nbytes)}: {_limit(error)}") from error
         return cls(fd, mapped, nbytes)
 
     @classmethod

@@ -150,6 +150,35 @@ def status(
 
 
 @app.command(epilog=EXIT_CODES)
+def doctor(
+    join: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="A member of the run that this host is to join.")
+    ] = None,
+    listen: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="As for `run`: members are asked to dial it.")
+    ] = None,
+    advertise: Annotated[list[str] | None, typer.Option(metavar="HOST:PORT", help="As for `run`.")] = None,
+    party: PartyDirectory = None,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="Look at the space there.")] = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what would keep this host from taking part, without taking part. Exit code 1 if there is a problem."""
+    from chaos.agent.settings import RunSettings
+    from chaos.cli.doctor import Question, show
+
+    settings = RunSettings.resolve(
+        join=tuple(join or ()),
+        listen=tuple(listen or ()),
+        advertise=tuple(advertise or ()),
+        party=party,
+        checkpoint=checkpoint,
+        plain=plain or None,
+    )
+    raise typer.Exit(show(Question(*(getattr(settings, name) for name in Question._fields)), as_json))
+
+
+@app.command(epilog=EXIT_CODES)
 def events(
     source: Annotated[
         list[str] | None,
@@ -204,6 +233,18 @@ def top(
     from chaos.cli.top import watch
 
     watch(source_of(source or [], party, plain), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the traces (*.jsonl) are; below it too.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write. Default: DIR/report.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page, and its pictures, about the run that left these traces."""
+    from chaos.cli.report import report_on
+
+    report_on(directory, out, as_json)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -19,6 +19,7 @@ from chaos.core.messages import (
     ForceProposal,
     Goodbye,
     Heartbeat,
+    Holding,
     JoinRefused,
     JoinRequest,
     Leaving,
@@ -67,6 +68,8 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return ctx.is_member(src)
         case Ready(peer):
             return peer == src and ctx.takes_part(src)
+        case Holding():
+            return bool(ctx.views) and ctx.view.learner(src) is not None and ctx.takes_part(src)
         case StepContribution():
             return not ctx.views or ctx.takes_part(src)
         case Pause() | SnapshotPrepare() | SnapshotAt() | ShardRequest() | SnapshotRelease():

@@ -121,7 +121,10 @@ class HashSnapshot(Action, frozen=True):
 
 
 class ReceiveSnapshot(Action, frozen=True):
-    """Make room for a snapshot that will come in shards, and check each against its hash."""
+    """Make room for a snapshot that will come in shards, and check each against its hash.
+
+    What of it lies on this host already, by its hashes, is taken from there: `ShardsHeld` answers.
+    """
 
     step: int
     nbytes: int
@@ -130,11 +133,17 @@ class ReceiveSnapshot(Action, frozen=True):
 
 
 class ServeShards(Action, frozen=True):
-    """Send these shards of the own snapshot to `dst`; replaces what was still to be sent to it."""
+    """Send these shards of the own snapshot to `dst`; replaces what was still to be sent to it.
+
+    Those that were begun for it before are not sent again, unless `afresh`. With `received`, they are of the snapshot
+    that this peer itself is pulling, and each is sent once it is here.
+    """
 
     dst: str
     step: int
     shards: tuple[int, ...]
+    afresh: bool = False
+    received: bool = False
 
 
 class ReleaseSnapshot(Action, frozen=True):

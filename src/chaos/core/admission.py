@@ -33,6 +33,8 @@ def difference(ours: Fingerprint, theirs: Fingerprint) -> str:
         return "the model's tensors are in another order than the run's"
     if ours.tied != theirs.tied:
         return f"tied tensors are {list(theirs.tied)}, the run's are {list(ours.tied)}"
+    if (extra := _extras_difference(ours, theirs)) != "":
+        return extra
     for what, a, b in (
         ("optimizer", ours.optimizer, theirs.optimizer),
         ("session options", ours.options, theirs.options),
@@ -40,6 +42,20 @@ def difference(ours: Fingerprint, theirs: Fingerprint) -> str:
     ):
         if a != b:
             return f"{what} is {b}, the run's is {a}"
+    return ""
+
+
+def _extras_difference(ours: Fingerprint, theirs: Fingerprint) -> str:
+    """How the extras of the joiner's session differ from those of the run's, in one line; '' if they don't."""
+    mine, other = ({t.name: t for t in side.extras} for side in (ours, theirs))
+    for name in (*mine, *other):
+        short, a, b = name.removeprefix("extras/"), mine.get(name), other.get(name)
+        if b is None:
+            return f"the session lacks the extra '{short}', which the run's has (extras={{...}})"
+        if a is None:
+            return f"the session has an extra '{short}' that the run's has not"
+        if a != b:
+            return f"the extra '{short}' is {b.dtype}{list(b.shape)}, the run's is {a.dtype}{list(a.shape)}"
     return ""
 
 

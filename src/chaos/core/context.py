@@ -52,11 +52,17 @@ class NodeConfig:
     it, two hosts with a link of 1 s up, 0.5 s down made 120 views a minute; docs/protocol.md has the table."""
     flap_limit_s: float = 30.0
     """The longest that a peer is kept out: it must find its way back within a minute once its link is good."""
-    shard_bytes: int = 2**20
-    """Large enough that per-shard cost vanishes, small enough that a lost donor costs little."""
+    shard_bytes: int = 0
+    """Of a snapshot. 0: by the size of the state, see `planning.shards.shard_size`."""
     promote_lag_s: float = 0.5
     """A ready learner is promoted if it holds what was finished so long ago, or all but one step. Its first step
     waits for what it lacks, so this bounds the stall; less than a WAN's latency would shut out who lags by that."""
+    keep_for_lost_s: float = 30.0
+    """For so long a donor keeps the snapshot of a learner that was lost, unless the memory is wanted: a restart and
+    two views take a few seconds. It lets go earlier once results since are kept no more."""
+    together_s: float = 0.2
+    """A learner that is ready waits so long for others to be so too: a view costs a round of messages, and a first step
+    that waits for what the new member lacks. Little beside the seconds that a join takes."""
     retain_results: int = 32
     """So many results are kept for learners that are behind; one that lags more takes a newer snapshot."""
     donor_wait_s: float = 1.0
@@ -82,11 +88,13 @@ class Context:
     role: Role = Role.JOINER
     views: list[View] = field(default_factory=list)
     """Views under which rounds may still run, oldest first; the last one is installed."""
+    past: tuple[View, ...] = ()
+    """Older views still, under which steps ran whose results a learner takes over; of no other use."""
     wishes: Wishes = field(default_factory=Wishes)
     linked: dict[str, PeerInfo] = field(default_factory=dict)
     """Peers with a direct link."""
     result_slots: int = 64
-    """Results for which this peer has memory; the driver sets it."""
+    """Results for which this peer has memory."""
     now: float = 0.0
     out: list[AnyAction] = field(default_factory=list)
     loopback: list[PeerMessage] = field(default_factory=list)
@@ -127,8 +135,10 @@ class Context:
         """Not a newer (or older) incarnation than the one that has a part in the run."""
         if linked is None:
             return True
-        seats = [info for view in self.views if (info := view.member(peer) or view.learner(peer))]
-        return not seats or seats[-1].incarnation == linked.incarnation
+        for view in reversed(self.views):
+            if (info := view.member(peer) or view.learner(peer)) is not None:
+                return info.incarnation == linked.incarnation
+        return True
 
     def is_member(self, peer: str) -> bool:
         """Whether `peer`, as linked now, is a member of the installed view."""
@@ -137,7 +147,7 @@ class Context:
 
     def takes_part(self, peer: str) -> bool:
         """Whether `peer` is a member or learner of a view under which steps may still run."""
-        seated = any(view.member(peer) or view.learner(peer) for view in self.views)
+        seated = any(view.knows(peer) for view in self.views)
         return seated and self.is_present(peer, self.linked.get(peer))
 
     def emit(self, action: AnyAction) -> None:
@@ -169,4 +179,8 @@ class Context:
 
     def view_for(self, step: int) -> View | None:
         """The view under which the round of `step` runs, as far as known."""
-        return next((view for view in reversed(self.views) if step >= view.first_step), None)
+        for known in (self.views, self.past):
+            for view in reversed(known):
+                if step >= view.first_step:
+                    return view
+        return None

@@ -13,6 +13,7 @@ from chaos.core.messages import DonorReady, ShardRequest, SnapshotAt, SnapshotMi
 from chaos.core.steps import AHEAD
 from chaos.core.types import DataState, StateManifest, View
 from chaos.core.worker_messages import SnapshotTaken
+from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
@@ -21,6 +22,8 @@ CHECKPOINT = "checkpoint"
 """The user of a snapshot that is no learner. Not a valid peer id, so it can't collide with one."""
 
 
+MOST_VIEWS = 64
+"""Views that an offer names: one that came in later than so many has to take a newer snapshot."""
 BUSY, PAUSED = "busy", "paused: no quorum here"
 """Reasons for which a snapshot is missing now, and may be had later."""
 
@@ -33,9 +36,12 @@ class Snapshot:
     head: bytes = b""
     data: DataState = field(default_factory=DataState)
     view: View | None = None
+    views: list[View] = field(default_factory=list)
+    """That one and those since."""
     users: list[str] = field(default_factory=list)
     offered: set[str] = field(default_factory=set)
     manifest: StateManifest | None = None
+    shard_bytes: int = 1
     hashes: tuple[bytes, ...] = ()
     hashed: bool = False
 
@@ -48,10 +54,17 @@ class Donor:
         self._prepared = False
         self._waiting: list[str] = []
         self._floors: dict[str, int] = {}
+        self._lost: dict[str, float] = {}
+        """Learners that were lost in mid-transfer, and until when the snapshot is kept for their return."""
 
     def floor(self, learner: str) -> int | None:
         """The step of the snapshot this learner works from: it needs all later results."""
         return self._floors.get(learner)
+
+    def served_step(self) -> int | None:
+        """The step of the snapshot that learners get here now; None if there is none."""
+        current = self._snapshot
+        return current.step if current is not None and any(user != CHECKPOINT for user in current.users) else None
 
     # --- requests ------------------------------------------------------------------------------------------
 
@@ -78,7 +91,9 @@ class Donor:
     def _answer_ready(self, src: str) -> None:
         worker, steps = self._node.worker.worker, self._node.steps
         replayable = worker is not None and not worker.by_hand
-        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable))
+        served = self.served_step()
+        fresh = served is not None and served > steps.finished - self._ctx.kept_results // 2
+        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if served and fresh else 0))
 
     def on_prepared(self) -> None:
         self._prepared = True
@@ -95,6 +110,8 @@ class Donor:
             )
         if self._snapshot is not None and self._snapshot.step != message.step:
             self.release(src, self._snapshot.step)
+        if self._snapshot is not None and self._snapshot.step != message.step:
+            self._make_room()
         current = self._snapshot
         if self._node.pause.reason:
             self._ctx.send(src, SnapshotMissing(message.step, applied, PAUSED))
@@ -125,12 +142,14 @@ class Donor:
         current, steps = self._snapshot, self._node.steps
         assert current is not None and current.step == steps.finished
         current.head, current.data, current.view = steps.head, steps.data, self._ctx.view
+        current.views = list(self._ctx.views)
 
     def on_committed(self, step: int) -> None:
         every = self._ctx.config.checkpoint_every
         if self._snapshot is not None and self._snapshot.step == step and not self._snapshot.head:
             self._mark()
         elif every and step % every == 0 and self._can_serve():
+            self._make_room()
             if self._snapshot is None:
                 self._order(step, CHECKPOINT)
             else:
@@ -150,7 +169,8 @@ class Donor:
             bytes=message.manifest.nbytes,
             stall_ms=round(message.stall_s * 1000, 3),
         )
-        self._ctx.emit(HashSnapshot(current.step, self._ctx.config.shard_bytes))
+        current.shard_bytes = self._ctx.config.shard_bytes or shard_size(message.manifest.nbytes)
+        self._ctx.emit(HashSnapshot(current.step, current.shard_bytes))
 
     def on_hashed(self, event: SnapshotHashed) -> None:
         current = self._snapshot
@@ -173,8 +193,9 @@ class Donor:
             current.head,
             current.data,
             current.manifest,
-            self._ctx.config.shard_bytes,
+            current.shard_bytes,
             current.hashes,
+            tuple(current.views[-MOST_VIEWS:]),
         )
         for user in current.users:
             if user in current.offered or (user != CHECKPOINT and self._node.pause.reason):
@@ -196,7 +217,7 @@ class Donor:
             self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, reason or "released"))
             return
         shards = tuple(s for s in message.shards if s < len(current.hashes))
-        self._ctx.emit(ServeShards(src, message.step, shards))
+        self._ctx.emit(ServeShards(src, message.step, shards, message.afresh))
 
     def release(self, user: str, step: int) -> None:
         current = self._snapshot
@@ -227,6 +248,26 @@ class Donor:
             if user != CHECKPOINT:
                 self._ctx.send(user, SnapshotMissing(current.step, applied, reason))
 
+    def tick(self) -> None:
+        """Let go of a snapshot whose learner does not come back, or could not go on from it any more."""
+        current, learners = self._snapshot, {p.id for p in self._ctx.view.learners} if self._ctx.views else set()
+        self._lost = {user: until for user, until in self._lost.items() if user not in learners}
+        if current is None:
+            return
+        stale = current.step <= self._node.steps.finished - self._ctx.kept_results
+        for user in [u for u in current.users if u != CHECKPOINT and u not in learners]:
+            if stale or not current.hashed or self._lost.get(user, 0.0) <= self._ctx.now:
+                self._lost.pop(user, None)
+                self.release(user, current.step)
+
+    def _make_room(self) -> None:
+        """Somebody else needs the memory now."""
+        current = self._snapshot
+        for user in [u for u in current.users if u in self._lost] if current is not None else ():
+            assert current is not None
+            del self._lost[user]
+            self.release(user, current.step)
+
     def give_up(self) -> None:
         """This peer serves nobody any more: it was left behind, or needs the memory for its own snapshot."""
         self._waiting.clear()
@@ -245,12 +286,15 @@ class Donor:
 
     def installed(self, view: View) -> None:
         """Learners that are none any more need nothing."""
+        if self._snapshot is not None and self._snapshot.views:
+            self._snapshot.views.append(view)
         learners = {p.id for p in view.learners}
         self._floors = {peer: step for peer, step in self._floors.items() if peer in learners}
         if self._snapshot is not None:
             for user in [u for u in self._snapshot.users if u != CHECKPOINT and u not in learners]:
-                self.release(user, self._snapshot.step)
-                if self._snapshot is None:
-                    break
+                if view.member(user) is None and user not in self._lost:
+                    self._lost[user] = self._ctx.now + self._ctx.config.keep_for_lost_s
+                    self._ctx.emit(ServeShards(user, self._snapshot.step, ()))
+            self.tick()
         if self._ctx.config.checkpoint_every and not self._prepared and self._can_serve():
             self._node.worker.prepare_snapshot()

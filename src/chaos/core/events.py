@@ -52,6 +52,12 @@ class WorkerDied(Event, frozen=True):
     reason: str
 
 
+class ResultMemory(Event, frozen=True):
+    """There is memory for so many results. Comes before the `Register` of the first worker."""
+
+    slots: int
+
+
 class WordsFound(Event, frozen=True):
     """Somebody on this host holds the lock on a dead peer's words."""
 
@@ -76,6 +82,13 @@ class ShardStored(Event, frozen=True):
     shard: int
     donor: str
     ok: bool
+
+
+class ShardsHeld(Event, frozen=True):
+    """Answer to `ReceiveSnapshot`: these shards of the snapshot of `step` were found on this host, and verified."""
+
+    step: int
+    shards: tuple[int, ...]
 
 
 class SnapshotHashed(Event, frozen=True):
@@ -132,9 +145,11 @@ AnyEvent = (
     | Received
     | WorkerSaid
     | WorkerDied
+    | ResultMemory
     | WordsFound
     | RoundComplete
     | ShardStored
+    | ShardsHeld
     | SnapshotHashed
     | SnapshotFreed
     | LinksMeasured

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chaos.core.access import allowed
+from chaos.core.context import Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import (
     Accept,
@@ -18,6 +19,7 @@ from chaos.core.messages import (
     ForceProposal,
     Goodbye,
     Heartbeat,
+    Holding,
     JoinRefused,
     JoinRequest,
     Leaving,
@@ -130,7 +132,12 @@ def _receive_membership(node: Node, src: str, message: PeerMessage) -> None:
         case SnapshotOffer():
             node.learner.on_offer(src, message)
         case ShardRequest():
-            node.donor.on_shard_request(src, message)
+            if node.ctx.role == Role.LEARNER:
+                node.learner.on_shard_request(src, message)
+            else:
+                node.donor.on_shard_request(src, message)
+        case Holding():
+            node.learner.on_holding(src, message)
         case SnapshotRelease(step):
             node.donor.release(src, step)
         case _:

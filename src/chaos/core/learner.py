@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import LinksMeasured, ShardStored, SnapshotHashed
+from chaos.core.events import LinksMeasured, ShardsHeld, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
+from chaos.core.fetch import Fetch, from_bitmap, to_bitmap
 from chaos.core.messages import (
     DonorReady,
+    Holding,
     Pause,
     Ready,
     ShardRequest,
@@ -30,32 +32,29 @@ from chaos.core.messages import (
 )
 from chaos.core.types import StateManifest
 from chaos.core.worker_messages import SnapshotTaken
-from chaos.planning.shards import Donor as PlannedDonor
-from chaos.planning.shards import assign
+from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
-UNMEASURED = (100e6, 0.001)
-"""Bytes per second and seconds assumed of a link that has carried nothing yet; re-planned as shards arrive."""
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
 
-STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
-"""An offered state is at most so many times as large as the gradients, plus so many bytes. Adam's is 3 to 7 times."""
+STATE_FACTOR, STATE_SLACK = 16, 64 * 2**20
+"""An offered state is at most so many times as large as the model, plus so many bytes. Adam's is 3 to 5 times."""
 
 
-def flaw(offer: SnapshotOffer, gradient_bytes: int) -> str:
+def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
     """Why an offer can't be that of an honest donor, so that no memory is made for it; '' if it can."""
     nbytes = offer.manifest.nbytes
     if offer.manifest.step != offer.step:
         return f"a snapshot of step {offer.step} whose manifest is of step {offer.manifest.step}"
     if nbytes > len(offer.hashes) * offer.shard_bytes:
         return f"a snapshot of {nbytes} bytes with {len(offer.hashes)} hashes of {offer.shard_bytes} bytes each"
-    if nbytes > STATE_FACTOR * gradient_bytes + STATE_SLACK:
-        return f"a snapshot of {nbytes} bytes for a model with {gradient_bytes} bytes of gradients"
+    if nbytes > STATE_FACTOR * model_bytes + STATE_SLACK:
+        return f"a snapshot of {nbytes} bytes for a model of {model_bytes} bytes"
     return ""
 
 
@@ -80,6 +79,10 @@ class Learner:
         self._meter = JoinMeter()
         self._late = False
         self._paused_until = 0.0
+        self.corrupt: dict[str, int] = {}
+        """Corrupt shards by the donor that sent them."""
+        self._clients: dict[str, int] = {}
+        """Learners that this one serves, and the step of the snapshot."""
         self._clear()
 
     def _clear(self) -> None:
@@ -92,15 +95,17 @@ class Learner:
         self._due_since: float | None = None
         self._base: int | None = None
         self._offer: SnapshotOffer | None = None
-        self._donors: list[str] = []
-        self._missing: set[int] = set()
-        self._assigned: dict[str, list[int]] = {}
-        self._progress: dict[str, float] = {}
-        self._bytes_from: dict[str, int] = {}
+        self._fetch: Fetch | None = None
         self._verify_donor = ""
         self._own: StateManifest | None = None
         self._own_hashes: tuple[bytes, ...] | None = None
         self._theirs: SnapshotOffer | None = None
+        self._dismiss_clients()
+
+    @property
+    def _donors(self) -> list[str]:
+        """Those whose snapshot is the one that is being fetched."""
+        return self._fetch.donors if self._fetch is not None else []
 
     @property
     def base_step(self) -> int:
@@ -118,8 +123,8 @@ class Learner:
         if self._ctx.role == Role.LEARNER:
             if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
                 self.begin("a learner now")
-            for donor in [d for d in (*self._donors, *self._ready) if not self._ctx.takes_part(d)]:
-                self.on_donor_lost(donor)
+            for donor in [d for d in dict.fromkeys((*self._donors, *self._ready)) if not self._ctx.takes_part(d)]:
+                self.on_donor_lost(donor, "it is not in the view any more")
         elif self.phase != Phase.IDLE:
             self._ctx.emit(ReleaseSnapshot(received=True))
             self.reset()
@@ -175,14 +180,17 @@ class Learner:
         if self._ctx.role != Role.LEARNER:
             return
         now = self._ctx.now
+        if self._offer is not None:
+            self._node.steps.fetch_since(list(self._ctx.view.member_ids()))
         if self.phase == Phase.PREPARE:
             if now - self._asked_at >= RETRY_S:
                 self._ask()
             self._maybe_choose()
         elif self.phase == Phase.OFFER:
             self._await_offer()
-        elif self.phase == Phase.FETCH:
-            self._drop_slow_donors()
+        elif self.phase == Phase.FETCH and self._fetch is not None:
+            for donor in self._fetch.tick():
+                self.on_donor_lost(donor, "nothing comes from it")
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
@@ -229,12 +237,19 @@ class Learner:
         running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
         running = running and not self._late
         step = finished + (2 + self._margin if running else 0)
-        self._target = max(step, self._ctx.view.first_step - 1)
+        self._target = self._shared_step() or max(step, self._ctx.view.first_step - 1)
         self._base = self._target
         self._refused.clear()
         self._enter(Phase.OFFER)
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
+
+    def _shared_step(self) -> int:
+        """The snapshot that most donors serve to other learners already; 0 if none does, or it did not work before."""
+        serves = [ready.serves for ready in self._ready.values() if ready.serves]
+        if not serves or self._late or self._meter.losses:
+            return 0
+        return max(serves, key=lambda step: (serves.count(step), step))
 
     def _await_offer(self) -> None:
         if self._retry_at and self._ctx.now >= self._retry_at:
@@ -272,12 +287,12 @@ class Learner:
                 self._widen()
             if src in self._ready:
                 known = self._ready[src]
-                self._ready[src] = replace(known, finished=max(known.finished, message.applied))
+                self._ready[src] = replace(known, finished=max(known.finished, message.applied), serves=0)
             if self._offer is None and self._refused.issuperset(self._ready):
                 self._retry_at = self._ctx.now + (RETRY_S if message.reason in (BUSY, PAUSED) else 0.0)
                 self._retry_at = self._retry_at or self._ctx.now
         elif self.phase == Phase.FETCH and message.step == self._target:
-            self.on_donor_lost(src)
+            self.on_donor_lost(src, message.reason)
         elif self.phase == Phase.VERIFY and src == self._verify_donor and message.step == self._target:
             if message.reason not in (BUSY, PAUSED):
                 self._widen()
@@ -297,80 +312,95 @@ class Learner:
             elif (message.hashes, message.head) != (self._offer.hashes, self._offer.head):
                 self._ctx.trace("donor_differs", peer=self._ctx.name(src), step=message.step)
                 return
-            if src not in self._donors:
-                self._donors.append(src)
-            self._progress[src] = self._ctx.now
-            self._plan("a donor more")
+            assert self._fetch is not None
+            self._fetch.add(src, self._measured.get(src))
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, worker.layout.nbytes if worker is not None else 0):
+        if reason := flaw(offer, worker.model_bytes if worker is not None else 0):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
         if not steps.head or offer.step > steps.finished or (offer.step == steps.finished and offer.head != steps.head):
-            steps.adopt(offer.step, offer.head, offer.data)
-        self._missing = set(range(len(offer.hashes)))
+            steps.adopt(offer.step, offer.head, offer.data, offer.views)
+        self._fetch = Fetch(self._ctx, offer)
         self._ctx.emit(ReceiveSnapshot(offer.step, offer.manifest.nbytes, offer.shard_bytes, offer.hashes))
         self._enter(Phase.FETCH)
+
+    # --- other learners ------------------------------------------------------------------------------------
+
+    def _tell_holding(self, peer: str, answer: bool) -> None:
+        if self._fetch is not None and peer != self._ctx.id:
+            offer = self._fetch.offer
+            self._ctx.send(peer, Holding(offer.step, offer.head, to_bitmap(self._fetch.tell(peer)), answer))
+
+    def on_holding(self, src: str, message: Holding) -> None:
+        """Another learner pulls a snapshot: if it is the same one, it is a source, and this peer one for it."""
+        fetch = self._fetch
+        if fetch is None or (message.step, message.head) != (fetch.offer.step, fetch.offer.head):
+            return
+        if not message.answer:
+            self._tell_holding(src, answer=True)
+        fetch.share(src, from_bitmap(message.shards, len(fetch.offer.hashes)))
+
+    def on_shard_request(self, src: str, message: ShardRequest) -> None:
+        """Another learner asks for shards of the snapshot that this one pulls, or has pulled."""
+        if self._fetch is None or message.step != self._fetch.offer.step:
+            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "released"))
+            return
+        shards = tuple(s for s in message.shards if s < len(self._fetch.offer.hashes))
+        self._clients[src] = message.step
+        self._ctx.emit(ServeShards(src, message.step, shards, message.afresh, received=True))
+
+    def _dismiss_clients(self) -> None:
+        """What was pulled is not kept any more: those that it was served to look elsewhere."""
+        clients, self._clients = self._clients, {}
+        for peer, step in clients.items():
+            self._ctx.send(peer, SnapshotMissing(step, self._node.steps.finished, "released"))
 
     # --- fetch ---------------------------------------------------------------------------------------------
 
     def on_links(self, event: LinksMeasured) -> None:
         self._measured = dict(event.links)
 
-    def _plan(self, reason: str) -> None:
-        """Share the missing shards among the donors; each request replaces the donor's former one."""
-        offer = self._offer
-        assert offer is not None
-        if not self._missing:
-            self._fetched()
-            return
-        donors = []
-        for peer in self._donors:
-            rate, rtt = self._measured.get(peer, UNMEASURED)
-            donors.append(PlannedDonor(name=peer, bandwidth=max(rate, 1.0), latency_s=rtt / 2))
-        plan = assign(sorted(self._missing), offer.shard_bytes, donors)
-        self._assigned = {peer: list(shards) for peer, shards in plan.items()}
-        counts = {self._ctx.name(peer): len(shards) for peer, shards in plan.items()}
-        self._ctx.trace("shard_plan", step=offer.step, shards=counts, missing=len(self._missing), reason=reason)
-        for peer in self._donors:
-            self._progress[peer] = self._ctx.now
-            self._ctx.send(peer, ShardRequest(offer.step, tuple(self._assigned.get(peer, ()))))
+    def on_link(self, peer: str, up: bool) -> None:
+        """A link, or another way to this peer, is there now; or its link is lost."""
+        if self.phase == Phase.FETCH and self._fetch is not None:
+            if up:
+                self._fetch.way_found(peer)
+            else:
+                self._fetch.link_lost(peer)
+
+    def on_held(self, event: ShardsHeld) -> None:
+        """What this host has of the snapshot need not be fetched."""
+        fetch = self._fetch
+        if self.phase == Phase.FETCH and fetch is not None and event.step == fetch.offer.step:
+            fetch.on_held(event.shards)
+            for info in self._ctx.view.learners:
+                self._tell_holding(info.id, answer=False)
+            if fetch.complete:
+                self._fetched()
 
     def on_shard(self, event: ShardStored) -> None:
-        if self.phase != Phase.FETCH or self._offer is None or event.step != self._offer.step:
+        fetch = self._fetch
+        if self.phase != Phase.FETCH or fetch is None or event.step != fetch.offer.step:
             return
         if not event.ok:
             self._ctx.trace("corrupt_shard", peer=self._ctx.name(event.donor), shard=event.shard)
-            self.on_donor_lost(event.donor)
+            self.corrupt[event.donor] = self.corrupt.get(event.donor, 0) + 1
+            self.on_donor_lost(event.donor, "it sent a corrupt shard")
             return
-        if event.shard not in self._missing:
-            return
-        self._missing.discard(event.shard)
-        self._progress[event.donor] = self._ctx.now
-        self._bytes_from[event.donor] = self._bytes_from.get(event.donor, 0) + self._offer.shard_bytes
-        for shards in self._assigned.values():
-            if event.shard in shards:
-                shards.remove(event.shard)
-        if not self._missing:
+        fetch.on_shard(event)
+        if fetch.complete:
             self._fetched()
 
     def fetching(self) -> dict[str, Any] | None:
         """How far the state is fetched, for people: step, bytes of the whole, bytes by donor. None at other times."""
-        if self.phase != Phase.FETCH or self._offer is None:
+        if self.phase != Phase.FETCH or self._offer is None or self._fetch is None:
             return None
-        have = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
-        return {"step": self._offer.step, "bytes": self._offer.manifest.nbytes, "have": have}
+        return {"step": self._offer.step, "bytes": self._offer.manifest.nbytes, "have": self._fetch.sources()}
 
-    def _drop_slow_donors(self) -> None:
-        limit = self._ctx.config.shard_timeout_s
-        for peer in list(self._donors):
-            if self._assigned.get(peer) and self._ctx.now - self._progress[peer] > limit:
-                self._ctx.trace("slow_donor", peer=self._ctx.name(peer), reason=f"no shard for {limit} s")
-                self.on_donor_lost(peer)
-
-    def on_donor_lost(self, peer: str) -> None:
+    def on_donor_lost(self, peer: str, reason: str) -> None:
         """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""
         if self._ctx.role != Role.LEARNER:
             return
@@ -378,23 +408,29 @@ class Learner:
         self._refused.discard(peer)
         if self.phase == Phase.OFFER and self._offer is None and not self._ready:
             self.restart("no donor is left")
-        elif self.phase == Phase.FETCH and peer in self._donors:
-            self._donors.remove(peer)
-            if self._donors:
-                self._plan(f"without {self._ctx.name(peer)}")
-            else:
+        elif self.phase == Phase.FETCH and self._fetch is not None and peer in self._fetch.donors:
+            self._fetch.remove(peer, reason)
+            if not self._fetch.has_donors:
                 self.restart("no donor is left")
         elif self.phase == Phase.VERIFY and peer == self._verify_donor:
             self._start_verify()
 
     def _fetched(self) -> None:
-        assert self._offer is not None
+        assert self._fetch is not None
+        fetch, offer = self._fetch, self._fetch.offer
         for donor in self._ready:
-            self._ctx.send(donor, SnapshotRelease(self._offer.step))
-        self._meter.state_bytes = self._offer.manifest.nbytes
+            self._ctx.send(donor, SnapshotRelease(offer.step))
+        self._meter.state_bytes = offer.manifest.nbytes
         self._meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
-        sources = {self._ctx.name(peer): count for peer, count in self._bytes_from.items()}
-        self._ctx.trace("fetched_state", step=self._offer.step, bytes=self._offer.manifest.nbytes, sources=sources)
+        self._ctx.trace(
+            "fetched_state",
+            step=offer.step,
+            bytes=offer.manifest.nbytes,
+            seconds=round(self._ctx.now - self._since, 3),
+            sources=fetch.sources(),
+            again=fetch.again * offer.shard_bytes,
+            held=fetch.held * offer.shard_bytes,
+        )
         self._enter(Phase.LOAD)
         self._node.worker.pump()
 
@@ -424,14 +460,16 @@ class Learner:
             self._ctx.send(self._verify_donor, SnapshotRelease(self._target))
         self._own, self._own_hashes, self._theirs = None, None, None
         self._node.donor.give_up()
-        preferred = [d for d in self._donors if d in members]
-        self._verify_donor = (preferred or members)[0]
+        preferred = [d for d in members if d in self._donors] or members
+        mine = [info.id for info in self._ctx.view.learners].index(self._ctx.id)
+        self._verify_donor = preferred[mine % len(preferred)]  # each serves one snapshot: learners spread over them
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self._late
         newest = max(steps.highest_seen, self._newest())
         step = newest + 1 + self._margin if running else steps.finished
         self._target = step
+        self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
         self._ctx.send(self._verify_donor, SnapshotAt(step))
@@ -445,7 +483,8 @@ class Learner:
     def on_own_taken(self, message: SnapshotTaken) -> None:
         if self.phase == Phase.VERIFY:
             self._own = message.manifest
-            self._ctx.emit(HashSnapshot(message.manifest.step, self._ctx.config.shard_bytes))
+            shard_bytes = self._ctx.config.shard_bytes or shard_size(message.manifest.nbytes)
+            self._ctx.emit(HashSnapshot(message.manifest.step, shard_bytes))
 
     def on_own_hashed(self, event: SnapshotHashed) -> None:
         if self.phase == Phase.VERIFY and self._own is not None and self._own.step == event.step:
@@ -456,11 +495,13 @@ class Learner:
         theirs, own = self._theirs, self._own
         if theirs is None or own is None or self._own_hashes is None:
             return
-        self._ctx.send(self._verify_donor, SnapshotRelease(theirs.step))
+        equal = (theirs.hashes, theirs.manifest) == (self._own_hashes, own)
+        if equal or theirs.step != own.step:
+            self._ctx.send(self._verify_donor, SnapshotRelease(theirs.step))
         if theirs.step != own.step:
             self._retry_at = self._ctx.now + RETRY_S
             return
-        if (theirs.hashes, theirs.manifest) == (self._own_hashes, own):
+        if equal:
             self._ctx.trace("digests_equal", step=own.step, peer=self._ctx.name(self._verify_donor))
             self._enter(Phase.READY)
             self._announce_ready()
@@ -475,7 +516,18 @@ class Learner:
                 "its arithmetic is not that of the others (compare CPU, flags and versions)"
             )
             return
-        self.restart("digests differ")
+        self._mend(theirs)
+
+    def _mend(self, theirs: SnapshotOffer) -> None:
+        """Of what was compared, fetch the shards that differ, and go on from that step."""
+        donor = self._verify_donor
+        self._verify_donor = ""
+        self._target = theirs.step
+        self._ready = {donor: DonorReady(theirs.step, running=True)}
+        self._node.worker.forget_state()
+        self._accept_offer(theirs)
+        assert self._fetch is not None
+        self._fetch.add(donor, self._measured.get(donor))
 
     def _announce_ready(self) -> None:
         self._since = self._ctx.now

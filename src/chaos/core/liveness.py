@@ -223,4 +223,4 @@ class Liveness:
         if self._ctx.role in (Role.MEMBER, Role.LEARNER) and peer in self._doubts:
             self._concluded.add(peer)
             self._node.views.suspect(peer, reason)
-            self._node.learner.on_donor_lost(peer)
+            self._node.learner.on_donor_lost(peer, reason)

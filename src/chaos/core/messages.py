@@ -278,6 +278,8 @@ class DonorReady(Message, frozen=True):
     running: bool
     replayable: bool = True
     """Whether results alone say what the updates were; not so where scripts change gradients by hand."""
+    serves: Count = 0
+    """The step of a snapshot that it serves to others, whose results since are kept: it may be had at once. 0: none."""
 
 
 class SnapshotAt(Message, frozen=True):
@@ -303,13 +305,31 @@ class SnapshotOffer(Message, frozen=True):
     manifest: StateManifest
     shard_bytes: Annotated[int, Meta(ge=1, le=2**30)]
     hashes: Annotated[tuple[Digest, ...], Meta(max_length=100_000)]
+    views: Annotated[tuple[View, ...], Meta(max_length=64)] = ()
+    """Views that govern the steps since, oldest first, for a learner that came in after some of these."""
 
 
 class ShardRequest(Message, frozen=True):
-    """Send these shards of the snapshot of `step`, in this order. Replaces any earlier request."""
+    """Send these shards of the snapshot of `step`, in this order. Replaces any earlier request.
+
+    What the donor has begun to send comes anyway, and is not sent a second time.
+    """
 
     step: Count
     shards: Annotated[tuple[Count, ...], Meta(max_length=100_000)]
+    afresh: bool = False
+    """What was sent before may be lost: send all of these."""
+
+
+class Holding(Message, frozen=True):
+    """A learner tells the other learners which snapshot it pulls, and what it has of it: they may serve each other."""
+
+    step: Count
+    head: Digest
+    shards: Annotated[bytes, Meta(max_length=12_500)]
+    """Bitmap of those it has verified: bit i of byte i // 8 is shard i."""
+    answer: bool
+    """The other has said the same of itself before, and knows now of both."""
 
 
 class SnapshotRelease(Message, frozen=True):
@@ -351,5 +371,6 @@ PeerMessage = (
     | SnapshotMissing
     | SnapshotOffer
     | ShardRequest
+    | Holding
     | SnapshotRelease
 )

@@ -29,7 +29,9 @@ from chaos.core.events import (
     LinkWanted,
     PathChanged,
     Received,
+    ResultMemory,
     RoundComplete,
+    ShardsHeld,
     ShardStored,
     SnapshotFreed,
     SnapshotHashed,
@@ -121,6 +123,8 @@ class Node:
         self._learner_differs = False
         """To be acted on once the present event is handled: it may have come up in the midst of a commit."""
         self._repeated_at = 0.0
+        self._left: tuple[str, int] | None = None
+        """Lineage and id of the view that left this peer out: it comes back with a newer one only."""
 
     @property
     def stopped(self) -> Stop | None:
@@ -170,6 +174,7 @@ class Node:
                 self.liveness.tick()
                 self.admission.tick()
                 self.learner.tick()
+                self.donor.tick()
                 if self.ctx.views:
                     self.force.tick()
                     self.steps.end_pauses()
@@ -181,6 +186,8 @@ class Node:
                 self._from_worker(message)
             case WorkerDied(reason):
                 self._worker_died(reason)
+            case ResultMemory(slots):
+                self.ctx.result_slots = slots
             case RoundComplete():
                 self.steps.on_round_complete(event)
             case LinkUp(info, run):
@@ -194,6 +201,8 @@ class Node:
                 self.on_sealed(sealed, announce=True)
             case ShardStored():
                 self.learner.on_shard(event)
+            case ShardsHeld():
+                self.learner.on_held(event)
             case SnapshotHashed():
                 self.donor.on_hashed(event)
                 self.learner.on_own_hashed(event)
@@ -211,6 +220,7 @@ class Node:
             case PathChanged(peer):
                 if self.ctx.views:
                     self.steps.repeat([peer])
+                    self.learner.on_link(peer, up=True)
                     self._repeat_wishes([peer])
 
     def _tick_steps(self) -> None:
@@ -239,6 +249,7 @@ class Node:
         if ctx.views:
             ctx.send(info.id, Decide(ctx.view))
             self.steps.repeat([info.id])
+            self.learner.on_link(info.id, up=True)
             self._repeat_wishes([info.id])
         else:
             self.admission.ask_soon()
@@ -249,6 +260,7 @@ class Node:
         self.ctx.trace("link_down", peer=info.name if info else peer, reason=reason)
         self.force.link_lost(peer)
         self.liveness.on_link_down(peer, reason)
+        self.learner.on_link(peer, up=False)
         if self.ctx.views and not self.ctx.takes_part(peer):
             self.ctx.emit(Disconnect(peer, "not part of the run any more"))
 
@@ -260,6 +272,8 @@ class Node:
         if not ctx.views and (refusal := self.admission.disagreement(view)):
             self.departure.refuse(refusal)
             return
+        if not ctx.views and self._left is not None and view.lineage == self._left[0] and view.id <= self._left[1]:
+            return  # said before this peer was left out, and late on its way
         known = view.member(ctx.id) or view.learner(ctx.id)
         if not ctx.views and (known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)):
             self.admission.learn_addresses(view)
@@ -312,6 +326,7 @@ class Node:
         if self.departure.lost_seat():
             return
         ctx.role = Role.JOINER
+        self._left = (ctx.view.lineage, ctx.view.id) if ctx.views else self._left
         for info in ctx.view.everybody() if ctx.views else ():
             if info.id != ctx.id:
                 self.admission.remember(info)
@@ -356,7 +371,7 @@ class Node:
         vote = words.accepted
         ctx.trace("gone", peer=info.name, reason="its last words are sealed", words_view=words.view.id,
                   promised=words.promised, voted=(vote.ballot, vote.view.id) if vote else None)  # fmt: skip
-        self.learner.on_donor_lost(words.peer)
+        self.learner.on_donor_lost(words.peer, "it is gone")
         self.steps.refetch(words.peer)
         if announce:
             ctx.send_all((p.id for p in ctx.view.everybody()), Seal(sealed))

@@ -27,6 +27,7 @@ def describe(node: Node) -> dict[str, Any]:
         "other_lineages": {ctx.name(peer): lineage for peer, lineage in node.force.foreign.items()},
         "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
+        "corrupt_shards": {ctx.name(peer): count for peer, count in node.learner.corrupt.items()},
         "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
         + [_peer(node, p, "learner") for p in (view.learners if view else ())],

@@ -139,8 +139,11 @@ class Steps:
 
     # --- views -----------------------------------------------------------------------------------------
 
-    def adopt(self, step: int, head: bytes, data: DataState) -> None:
-        """Stand after `step` (founding, resuming, or a learner that knows its snapshot)."""
+    def adopt(self, step: int, head: bytes, data: DataState, views: tuple[View, ...] = ()) -> None:
+        """Stand after `step` (founding, resuming, or a learner that knows its snapshot).
+
+        `views`: those that govern the steps since, as the donor knows them.
+        """
         self.finished = self.opened = self.stable = self._released = step
         self.head, self.data = head, data
         self.history.clear()
@@ -151,8 +154,11 @@ class Steps:
         for peer, acks in self._early.items():
             self._acks[peer] = max([self._acks.get(peer, 0), *(s for s in acks if s <= step)])
         self._early = {peer: {s: h for s, h in acks.items() if s > step} for peer, acks in self._early.items()}
+        self._ctx.past = tuple(
+            view for view in views if view.lineage == self._ctx.view.lineage and view.id < self._ctx.views[0].id
+        )
         self._prune_views()
-        self._ctx.emit(SetViews(tuple(self._ctx.views), step))
+        self._ctx.emit(SetViews((*self._ctx.past, *self._ctx.views), step))
         self._ctx.emit(ReleaseResults(step))  # a learner that was left behind has its memory full of these
         self.advance()
 
@@ -161,6 +167,8 @@ class Steps:
         self._gate, self._frozen = None, False
         if self._ctx.role == Role.MEMBER and was != Role.MEMBER:
             self._entry = view.first_step
+        if self._ctx.role == Role.LEARNER:
+            self._own.clear()  # its worker died: where those bytes lay, the next one writes
         if view.abort:
             self._rounds = {s: r for s, r in self._rounds.items() if s < view.first_step}
             self.opened = self.finished
@@ -168,7 +176,7 @@ class Steps:
         self._acks = {peer: step for peer, step in self._acks.items() if peer in known}
         self._early = {peer: acks for peer, acks in self._early.items() if peer in known}
         self._prune_views()
-        self._ctx.emit(SetViews(tuple(self._ctx.views), self.finished))
+        self._ctx.emit(SetViews((*self._ctx.past, *self._ctx.views), self.finished))
         if view.abort and self.head and self._ctx.role in (Role.MEMBER, Role.LEARNER):
             self._sources, self._owed = set(view.sources) - {self._ctx.id}, view.first_step - 1
             self._fetch_missing(view.sources)
@@ -179,6 +187,8 @@ class Steps:
     def _prune_views(self) -> None:
         """Keep the installed view and those that still govern a step nobody here has finished."""
         views = self._ctx.views
+        if self._ctx.past and views and self.finished >= views[0].first_step - 1:
+            self._ctx.past = ()
         while len(views) > 1 and views[1].first_step <= min(self.finished, self.stable) + 1:
             views.pop(0)
 
@@ -192,6 +202,20 @@ class Steps:
                 continue
             if others:
                 self._fetch(step, others[step % len(others)])
+
+    def fetch_since(self, sources: list[str]) -> None:
+        """After a snapshot: ask at once for finished results whose rounds were not followed here from the beginning.
+
+        Whoever says that it finished a step has told its own part in it before, so that part will not come any more.
+        """
+        progress = self._node.liveness.progress
+        ahead = {p: beat.finished for p in sources if (beat := progress.get(p)) is not None}
+        for step in range(self.finished + 1, max(ahead.values(), default=0) + 1):
+            holders = [p for p, finished in ahead.items() if finished >= step]
+            current = self._rounds.get(step)
+            told = current.contributions if current is not None else {}
+            if self.head and any(p not in told for p in holders) and (current is None or not current.fetching):
+                self._fetch(step, holders[step % len(holders)])
 
     def _fetch(self, step: int, source: str) -> None:
         governing = self._ctx.view_for(step)
@@ -207,8 +231,9 @@ class Steps:
     @property
     def abandoned(self) -> bool:
         """Those that had finished a step which this member lacks are gone, or keep it no more: it has to be redone."""
-        present = {p.id for p in self._ctx.view.everybody()}
-        return self.finished < self._owed and bool(self.head) and not self._sources & present
+        if self.finished >= self._owed or not self.head:
+            return False
+        return not any(self._ctx.view.knows(source) for source in self._sources)
 
     def refetch(self, lost: str) -> None:
         """A source went away: another one serves what it owed, now, in the next view, or once it is found."""
@@ -222,6 +247,7 @@ class Steps:
     def reset(self) -> None:
         """Forget where the run stands: this peer was left behind and will take a snapshot."""
         self.head, self.data = b"", DataState()
+        self._ctx.past = ()
         self.finished = self.opened = self.stable = self._released = self._owed = 0
         self._gate, self._frozen = None, False
         for kept in (self.history, self.slots, self._rounds, self._own, self._acks, self._stash, self._early):
@@ -436,7 +462,8 @@ class Steps:
         self._open_next()
 
     def _all_contributed(self, current: Round) -> bool:
-        return all(m.id in current.contributions for m in current.view.members)
+        members = current.view.member_ids()
+        return len(current.contributions) >= len(members) and all(m in current.contributions for m in members)
 
     def _commit_next(self) -> bool:
         step = self.finished + 1
@@ -483,8 +510,12 @@ class Steps:
         if done is not None and done.head != message.head:
             self._node.on_diverged(src, message.step, message.head)
             return
-        self._acks[src] = max(self._acks.get(src, 0), message.step)
-        self._update_stable()
+        before = self._acks.get(src, 0)
+        self._acks[src] = max(before, message.step)
+        if before <= self.stable:
+            self._update_stable()
+        else:  # somebody else holds the stable step back
+            self.release()
 
     def keeps_up(self, peer: str) -> bool:
         """Whether `peer` has acknowledged all but the last step, or what was finished `promote_lag_s` ago."""
@@ -508,6 +539,9 @@ class Steps:
     def release(self) -> None:
         """Forget results that no member, learner or own worker can ask for any more."""
         keep = min(self.stable, self.finished, self._node.worker.applied_floor(self.finished))
+        served = self._node.donor.served_step()
+        if served is not None and served > self.finished - self._ctx.kept_results:
+            keep = min(keep, served)  # who joins meanwhile may take the same snapshot
         for info in self._ctx.view.learners if self._ctx.views else ():
             behind = self._node.donor.floor(info.id)
             if behind is not None and info.id != self._ctx.id:

@@ -33,6 +33,7 @@ class Views:
         self.handling = Handling()
         self._round = 0
         self._need_since: float | None = None
+        self._ready_since: float | None = None
         self._retry_at = 0.0
         self._promised_at = 0.0
 
@@ -41,6 +42,8 @@ class Views:
     def _failed(self) -> list[str]:
         """Members without whom steps can't go on."""
         wishes, view = self._ctx.wishes, self._ctx.view
+        if not (self.suspects or self.gone or wishes.worker_down):
+            return []
         failed = [
             peer
             for peer in view.member_ids()
@@ -61,7 +64,7 @@ class Views:
         members end there, the run simply ends.
         """
         wishes, members = self._ctx.wishes, self._ctx.view.member_ids()
-        if all(peer in wishes.leaving for peer in members):
+        if not wishes.leaving or all(peer in wishes.leaving for peer in members):
             return ()
         finished = self._node.steps.finished
         return tuple(
@@ -72,7 +75,11 @@ class Views:
 
     def _promotable(self) -> dict[str, int]:
         """Ready learners that keep up. One that has not installed the view may hold a step that it made void."""
+        if not self._ctx.wishes.ready:
+            return {}
         view, beats, steps = self._ctx.view, self._node.liveness.progress, self._node.steps
+        if self._may_come_together():
+            return {}
         return {
             peer: step
             for peer, step in self._ctx.wishes.ready.items()
@@ -81,6 +88,18 @@ class Views:
             and (beat.lineage, beat.view_id) == (view.lineage, view.id)
             and steps.keeps_up(peer)
         }
+
+    def _may_come_together(self) -> bool:
+        """One learner is ready and another is not: they get a moment to come in by one view."""
+        wishes, now = self._ctx.wishes, self._ctx.now
+        learners = [p.id for p in self._ctx.view.learners if p.id not in wishes.lost_learners]
+        if not wishes.ready:
+            self._ready_since = None
+        elif self._ready_since is None:
+            self._ready_since = now
+        others = any(peer not in wishes.ready for peer in learners)
+        waited = now - self._ready_since if self._ready_since is not None else 0.0
+        return others and waited < self._ctx.config.together_s
 
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
@@ -121,7 +140,8 @@ class Views:
         """Propose if it is my turn: the lowest unsuspected rank at once, the others after a while each."""
         if self.acceptor is None or self._ctx.role not in (Role.MEMBER,):
             return
-        self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
+        if self.suspects:
+            self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
         self._node.pause.update()
         need = self.needed()
         self.handling.see(self._causes() if need else (), self._ctx.now)

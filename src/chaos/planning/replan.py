@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
 from chaos.core.errors import ChaosError
 from chaos.planning.dealing import Pace, deal, makespan
@@ -30,6 +31,8 @@ class Source:
     """Shards asked of it and not verified, in the order in which it sends them."""
     on_wire: int = 0
     """So many of the first in the queue are on their way and can't be called back."""
+    may: frozenset[int] | None = None
+    """What else it can be asked for, if it is another joiner: shards that it has, or gets before. None: anything."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.on_wire <= len(self.queue):
@@ -87,7 +90,7 @@ class _Plan:
         self._arrivals = self._on_wire()
         self.pool = [shard for shard in missing if shard not in self._arrivals]
         paces = [_pace(s, pace) for s, pace in zip(sources, self._each, strict=True)]
-        self.counts = deal(paces, len(self.pool))
+        self.counts = _deal(paces, sources, self.pool)
         self.finish = max([makespan(paces, self.counts), *(end for end, _ in self._arrivals.values())])
 
     def _on_wire(self) -> dict[int, tuple[Fraction, int]]:
@@ -102,25 +105,55 @@ class _Plan:
         return arrivals
 
     def last_on_wire(self) -> int | None:
-        """The donor whose shards on the wire the end waits for. None if it waits for others, or has only this one."""
-        if not self._arrivals or sum(pace is not None for pace in self._each) < 2:
+        """The source whose shards on the wire the end waits for. None if it waits for others, or no other has all."""
+        if not self._arrivals:
             return None
         end, worst = max(self._arrivals.values())
-        return worst if end == self.finish else None
+        able = [at for at, s in enumerate(self.sources) if s.may is None and self._each[at] is not None and at != worst]
+        return worst if end == self.finish and able else None
 
     def asks(self) -> dict[str, tuple[int, ...]]:
-        """Everybody keeps the head of its own queue up to its count; the rest is dealt out in runs."""
+        """Everybody keeps the head of its own queue up to its count; the rest is dealt out in runs.
+
+        Those that can send only some shards choose first, and get theirs wherever they are queued now.
+        """
         unclaimed = dict.fromkeys(self.pool)
-        kept: list[list[int]] = []
-        for source, count in zip(self.sources, self.counts, strict=True):
+        kept: list[list[int]] = [[] for _ in self.sources]
+        order = sorted(range(len(self.sources)), key=lambda at: self.sources[at].may is None)
+        for at in order:
+            source, count = self.sources[at], self.counts[at]
             own = [shard for shard in source.queue[source.on_wire :] if shard in unclaimed][:count]
-            kept.append(own)
             for shard in own:
                 del unclaimed[shard]
+            if source.may is not None:
+                more = [shard for shard in unclaimed if shard in source.may][: count - len(own)]
+                own.extend(more)
+                for shard in more:
+                    del unclaimed[shard]
+            kept[at] = own
         rest = iter(unclaimed)
-        for own, count in zip(kept, self.counts, strict=True):
-            own.extend(next(rest) for _ in range(count - len(own)))
+        takers = [at for at, s in enumerate(self.sources) if s.may is None and self._each[at] is not None]
+        for at in takers:
+            kept[at].extend(list(islice(rest, max(0, self.counts[at] - len(kept[at])))))
+        for shard in rest:  # two joiners may send it, and both counted on it
+            at = min(takers, key=lambda at: len(kept[at]) - self.counts[at])
+            kept[at].append(shard)
         return {source.donor.name: tuple(own) for source, own in zip(self.sources, kept, strict=True)}
+
+
+def _deal(paces: Sequence[Pace | None], sources: Sequence[Source], pool: Sequence[int]) -> list[int]:
+    """Counts by the greedy rule; a source that can send only some of the pool gets no more than those."""
+    room = {at: sum(shard in s.may for shard in pool) for at, s in enumerate(sources) if s.may is not None}
+    able = [None if room.get(at) == 0 else pace for at, pace in enumerate(paces)]
+    full: dict[int, int] = {}
+    while True:
+        counts = deal(able, len(pool) - sum(full.values()))
+        over = [at for at, most in room.items() if at not in full and counts[at] > most]
+        if not over:
+            return [full.get(at, count) for at, count in enumerate(counts)]
+        for at in over:
+            full[at] = room[at]
+            able[at] = None
 
 
 def _pace(source: Source, pace: Pace | None) -> Pace | None:
@@ -148,6 +181,7 @@ def _trimmed(missing: Sequence[int], sources: Sequence[Source]) -> list[Source]:
             donor=s.donor,
             queue=tuple(shard for shard in s.queue if shard in wanted),
             on_wire=sum(shard in wanted for shard in s.queue[: s.on_wire]),
+            may=s.may,
         )
         for s in sources
     ]
@@ -161,7 +195,7 @@ def _check(missing: Sequence[int], shard_bytes: int, sources: Sequence[Source]) 
     names = [source.donor.name for source in sources]
     if len(set(names)) != len(names):
         raise ChaosError("a donor is listed twice: give every donor a name of its own")
-    if missing and not any(source.donor.rate for source in sources):
+    if missing and not any(source.donor.rate for source in sources if source.may is None):
         raise ChaosError(f"{len(missing)} shards are missing and no donor sends anything: find others")
 
 

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chaos.core import actions as act
 from chaos.core import events as ev
 from chaos.core import worker_messages as wm
-from chaos.core.codec import encode, encode_words
+from chaos.core.codec import encode_words
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Goodbye, Seal, Sealed
 from chaos.core.node import Founding, Node
 from chaos.core.routes import next_hops
 from chaos.sim.reducer import Reducer
 from chaos.sim.symbols import Result, digest, info, sign
-from chaos.sim.worker import STATE_BYTES, Worker
+from chaos.sim.worker import Worker
 
 if TYPE_CHECKING:
     from chaos.sim.world import World
 
-SHARDS = 8
-"""Shards of a snapshot."""
+TICK = ev.Tick()
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,18 @@ class ClockSkew:
 
     offset: float = 0.0
     rate: float = 1.0
+
+
+@dataclass(eq=False)
+class Serving:
+    """What a donor sends to one learner."""
+
+    step: int
+    queue: deque[int] = field(default_factory=deque)
+    begun: set[int] = field(default_factory=set)
+    busy: bool = False
+    relayed: bool = False
+    """Of the snapshot that this peer itself is receiving: each shard once it is here."""
 
 
 class SimPeer:
@@ -52,7 +63,7 @@ class SimPeer:
         """The process dies after so many further actions."""
         self.node = Node(self.info, world.config(founding is not None), founding)
         self.reducer = Reducer(self.info.id, self, world.result_slots)
-        self.node.ctx.result_slots = world.result_slots
+        self.node.handle(ev.ResultMemory(world.result_slots), world.now)
         self.worker = Worker(self)
         self.words: bytes | None = None
         self.trace: list[tuple[float, str, dict[str, Any]]] = []
@@ -66,10 +77,14 @@ class SimPeer:
         """Peers to which its transport keeps a link."""
         self.buffer: int | None = None
         """The step whose gradient lies in the contribution buffer; None while the worker may write there."""
+        self._flipped: set[int] = set()
+        """Steps whose result arrived with a flipped bit."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy_until = 0.0
-        self._serving: dict[str, int] = {}
-        """Per learner, the number of the request for shards that counts."""
+        self._serving: dict[str, Serving] = {}
+        self._stored: tuple[int, set[int]] = (0, set())
+        """The step of the snapshot that is being received, and the shards that are here."""
+        self._hashes: tuple[bytes, ...] = ()
         self._routes: dict[str, str] = {}
         self._routed_by: tuple[int, tuple[str, ...]] | None = None
         """What the routes were made of."""
@@ -97,8 +112,10 @@ class SimPeer:
         if self.lag_s or self._busy_until > heap.now:
             self._busy_until = max(heap.now, self._busy_until) + self.lag_s
             heap.at(self._busy_until - heap.now, lambda: self._take(do))
-        else:
-            self._take(do)
+        elif self.frozen:
+            self._inbox.append(do)
+        elif self.alive:
+            do()
 
     def _take(self, do: Callable[[], None]) -> None:
         if self.frozen:
@@ -121,8 +138,11 @@ class SimPeer:
     def _tick(self) -> None:
         if self.alive:
             if not self.frozen:
-                self.post(lambda: self.handle(ev.Tick()))
+                self.post(self._on_tick)
             self.world.heap.at(self.node.ctx.config.tick_s / self.clock.rate, self._tick)
+
+    def _on_tick(self) -> None:
+        self.handle(TICK)
 
     def handle(self, event: ev.AnyEvent) -> None:
         """Let the node handle an event, then carry out its actions; the process may die between two of them."""
@@ -130,13 +150,23 @@ class SimPeer:
             return
         if isinstance(event, ev.LinkUp):
             for sealed in self.former:
-                self.world.control(self.info.id, event.info.id, encode(Seal(sealed)))
-        self._note_event(event)
+                self.world.control(self.info.id, event.info.id, Seal(sealed))
+        elif isinstance(event, ev.WorkerSaid):
+            self._note_boundary(event.message)
+        elif isinstance(event, ev.ShardStored):
+            self._note_shard(event)
+        self.world.events += 1
         try:
             actions = self.node.handle(event, self.now)
         except RemoteProtocolError as error:
             self.world.refused_by(self, event, error)
             return
+        if actions and not self._do_all(actions):
+            return
+        self.world.promises.after_event(self)
+
+    def _do_all(self, actions: list[act.AnyAction]) -> bool:
+        """False if the process died meanwhile."""
         for action in actions:
             self._do(action)
             if self.crash_after is not None:
@@ -144,14 +174,21 @@ class SimPeer:
                 if self.crash_after <= 0:
                     self.world.crashed(self)
             if not self.alive:
-                return
-        self.world.promises.after_event(self)
+                return False
+        return True
 
-    def _note_event(self, event: ev.AnyEvent) -> None:
-        self.world.events += 1
-        match event:
-            case ev.WorkerSaid(wm.Boundary(applied, part, _)) if part is not None:
+    def _note_boundary(self, message: wm.FromWorker) -> None:
+        match message:
+            case wm.Boundary(applied, part, _) if part is not None:
                 self.buffer = applied + 1
+
+    def _note_shard(self, event: ev.ShardStored) -> None:
+        """What came whole can be passed on, and stays on this host's disk."""
+        if event.ok and event.step == self._stored[0]:
+            self._stored[1].add(event.shard)
+            self.world.disks[self.index].add(self._hashes[event.shard])
+            for dst, serving in self._serving.items():
+                self._send_next(dst, serving)
 
     def next_hop(self, dst: str) -> str | None:
         """Where this peer's transport sends what is for a peer without a direct link."""
@@ -169,7 +206,7 @@ class SimPeer:
             case act.Trace(kind, fields):
                 self._note(kind, fields)
             case act.Send(dst, message):
-                world.control(self.info.id, dst, encode(message))
+                world.control(self.info.id, dst, message)
             case act.Persist(words):
                 self.words = encode_words(words)
             case act.ToWorker(message):
@@ -188,7 +225,7 @@ class SimPeer:
             case act.SendGoodbye(peers, reason, complete):
                 if self.words is not None:
                     for peer in peers:
-                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason, complete)))
+                        world.control(self.info.id, peer, Goodbye(self.sealed(), reason, complete))
             case act.Tell(text):
                 self._note("told", {"text": text})
             case act.Stop():
@@ -218,19 +255,31 @@ class SimPeer:
                 self.send_frame(dst, "result", mark, step, self.result_of(step))
             case act.HashSnapshot(step, shard_bytes):
                 chain = self._manifest(step) or self.worker.chain
-                hashes = tuple(digest(chain, i) for i in range(SHARDS))
+                count = -(-self.world.state_bytes // shard_bytes)
+                hashes = tuple(digest(chain, i) for i in range(count))
                 self._later(0.003, ev.SnapshotHashed(step, shard_bytes, hashes))
-            case act.ServeShards(dst, step, shards):
-                number = self._serving[dst] = self._serving.get(dst, 0) + 1
-                self._serve(dst, step, list(shards), number)
+            case act.ServeShards():
+                self._serve(action)
             case act.WriteCheckpoint(step):
                 self.world.promises.wrote_checkpoint(self, step)
                 self._later(0.05, ev.SnapshotFreed(step))
-            case act.OpenRound() | act.ReceiveSnapshot() | act.ReleaseSnapshot():
+            case act.ReceiveSnapshot(step, _, _, hashes):
+                self._receive(step, hashes)
+            case act.OpenRound() | act.ReleaseSnapshot():
                 pass  # bytes in advance, and memory: there is neither
 
     def _later(self, delay: float, event: ev.AnyEvent) -> None:
         self.world.heap.at(delay, lambda: self.post(lambda: self.handle(event)))
+
+    def _receive(self, step: int, hashes: tuple[bytes, ...]) -> None:
+        """What of it lies on this host: in the file of an earlier process, or in the own snapshot."""
+        own = self.node.learner._own_hashes or ()
+        disk = self.world.disks.setdefault(self.index, set())
+        found = {i for i, name in enumerate(hashes) if name in disk or name in own}
+        self._stored, self._hashes = (step, found), hashes
+        disk.clear()
+        disk.update(hashes[i] for i in found)
+        self._later(0.001, ev.ShardsHeld(step, tuple(sorted(found))))
 
     def _manifest(self, step: int) -> bytes | None:
         donor, learner = self.node.donor._snapshot, self.node.learner._own
@@ -257,23 +306,47 @@ class SimPeer:
         self.world.frame(self, dst, kind, view_id, step, parts)
 
     def round_complete(self, view_id: int, step: int, result: Result) -> None:
+        if (self.index, step) in self.world.corrupt:
+            self._flipped.add(step)
+        else:
+            self._flipped.discard(step)
         body = digest("bit flip", self.index) if self.is_corrupt(step) else digest(result)
         self._later(0.0001, ev.RoundComplete(view_id, step, step % 64, body, ()))
 
     def roots_disagree(self, step: int, results: list[Result]) -> None:
         self.world.promises.broken("I1", f"roots disagree on step {step}: {results}")
 
-    def _serve(self, dst: str, step: int, shards: list[int], number: int) -> None:
-        """One shard after the other, until another request replaces this one."""
-        if not shards:
+    def _serve(self, order: act.ServeShards) -> None:
+        """A request replaces the former one, but for the shard that is being sent."""
+        known = self._serving.get(order.dst)
+        if known is None or known.step != order.step:
+            known = self._serving[order.dst] = Serving(order.step)
+        if order.afresh:
+            known.begun.clear()
+        known.queue = deque(shard for shard in order.shards if shard not in known.begun)
+        known.relayed = order.received
+        self._send_next(order.dst, known)
+
+    def _send_next(self, dst: str, serving: Serving) -> None:
+        """One shard after the other."""
+        if serving.busy or self._serving.get(dst) is not serving:
             return
+        here = self._stored[1] if self._stored[0] == serving.step else set()
+        shard = next((s for s in serving.queue if not serving.relayed or s in here), None)
+        if shard is None:
+            return
+        serving.busy = True
+        serving.queue.remove(shard)
+        serving.begun.add(shard)
+        self.world.shards_sent += 1
 
         def sent() -> None:
-            if self.alive and self._serving.get(dst) == number:
-                self.world.shard(self, dst, step, shards[0])
-                self._serve(dst, step, shards[1:], number)
+            serving.busy = False
+            if self.alive:
+                self.world.shard(self, dst, serving.step, shard)
+                self._send_next(dst, serving)
 
-        self.world.carry(self, dst, STATE_BYTES // SHARDS, self.world.shard_s, sent)
+        self.world.carry(self, dst, self.world.shard_bytes, self.world.shard_s, sent)
 
     # --- the worker ----------------------------------------------------------------------------------------
 
@@ -301,6 +374,10 @@ class SimPeer:
     def by_hand(self) -> bool:
         return self.world.by_hand
 
+    @property
+    def state_bytes(self) -> int:
+        return self.world.state_bytes
+
     def result_of(self, step: int) -> Result:
         found = self.reducer.results.get(step)
         if found is None:
@@ -308,7 +385,8 @@ class SimPeer:
         return found
 
     def is_corrupt(self, step: int) -> bool:
-        return (self.index, step) in self.world.corrupt
+        """Whether the result arrived with a flipped bit: its digest is of the bytes that the worker applies."""
+        return step in self._flipped
 
     def compute_s(self) -> float:
         seconds = self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness

@@ -10,7 +10,6 @@ from chaos.core.types import SampleRange, StateManifest
 from chaos.sim.symbols import FINGERPRINT, LAYOUT, Result, digest
 
 BATCH = 4
-STATE_BYTES = 64
 LIGHT_S = 0.0005
 """Seconds that a message between worker and agent takes."""
 
@@ -26,6 +25,8 @@ class Desk(Protocol):
     def samples(self) -> int: ...
     @property
     def by_hand(self) -> bool: ...
+    @property
+    def state_bytes(self) -> int: ...
     def from_worker(self, worker: Worker, message: wm.FromWorker, delay: float) -> None: ...
     def result_of(self, step: int) -> Result: ...
     def is_corrupt(self, step: int) -> bool: ...
@@ -51,7 +52,7 @@ class Worker:
         self._desk.from_worker(self, message, delay)
 
     def start(self) -> None:
-        self._say(wm.Register(1, FINGERPRINT, LAYOUT))
+        self._say(wm.Register(1, FINGERPRINT, LAYOUT, LAYOUT.nbytes))
 
     def hear(self, message: wm.FromAgent, head: bytes) -> None:
         """`head` is the lineage after a commit's step, for the promises."""
@@ -69,7 +70,7 @@ class Worker:
             case wm.Commit():
                 self._apply(message, head)
             case wm.PrepareSnapshot():
-                self._say(wm.SnapshotPrepared(STATE_BYTES), 0.01)
+                self._say(wm.SnapshotPrepared(self._desk.state_bytes), 0.01)
             case wm.TakeSnapshot(step):
                 if step < self.applied:
                     self._say(wm.SnapshotMissed(step, self.applied))
@@ -98,7 +99,7 @@ class Worker:
     def _snapshot(self) -> None:
         if self.applied in self._snapshots:
             self._snapshots.discard(self.applied)
-            manifest = StateManifest(self.applied, STATE_BYTES, (), self.chain)
+            manifest = StateManifest(self.applied, self._desk.state_bytes, (), self.chain)
             self._say(wm.SnapshotTaken(manifest, 0.0), 0.004)
 
     def _proceed(self, message: wm.Proceed) -> None:

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from chaos.core import events as ev
-from chaos.core.codec import decode
+from chaos.core.codec import decode, encode
 from chaos.core.context import NodeConfig, Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import PeerMessage
@@ -62,6 +62,12 @@ class World:
         """Seconds until the words of a dead peer on this host are found."""
         self.shard_s = 0.002
         """Seconds that a shard takes."""
+        self.state_bytes = 64
+        self.shard_bytes = 8
+        self.disks: dict[int, set[bytes]] = {}
+        """By host: hashes of the shards that lie in its file of the last snapshot."""
+        self.shards_sent = 0
+        """Shards that donors have begun to send so far, to anybody."""
         self.result_slots = 64
         """Results for which there is memory, as in the agent: frames of further steps wait in their connection."""
         self.samples = SAMPLES
@@ -82,6 +88,9 @@ class World:
         self.trouble: float | None = None
         """When the last fault was, for those who may expect calm; None: there was none."""
         self._trace = hashlib.blake2b(digest_size=16)
+        self._said: PeerMessage | None = None
+        """The last control message, and what its receivers decode."""
+        self._heard: PeerMessage
 
     def config(self, founder: bool) -> NodeConfig:
         return NodeConfig(
@@ -89,6 +98,7 @@ class World:
             min_peers=self.min_peers if founder else 1,
             straggler_limit_s=self.straggler_limit_s if founder else None,
             checkpoint_every=self.checkpoint_every,
+            shard_bytes=self.shard_bytes,
         )
 
     # --- time ------------------------------------------------------------------------------------------------
@@ -115,11 +125,16 @@ class World:
 
     # --- messages and bytes ----------------------------------------------------------------------------------
 
-    def control(self, src: str, dst: str, data: bytes) -> None:
-        """A control message: lost where a link on its way breaks, and where there is no way."""
+    def control(self, src: str, dst: str, said: PeerMessage) -> None:
+        """A control message: lost where a link on its way breaks, and where there is no way.
+
+        It goes through the codec once, however many it is said to: messages are immutable.
+        """
+        if said is not self._said:
+            self._said, self._heard = said, decode(encode(said))
+        message = self._heard
 
         def arrive(receiver: Any) -> None:
-            message = decode(data)
             self.overheard.append(message)
             receiver.post(lambda: receiver.handle(ev.Received(src, message)))
 

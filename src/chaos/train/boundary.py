@@ -184,6 +184,7 @@ class BoundaryLoop:
         if not commit.skip:
             means.update.apply(commit.loss)
             means.buckets.pull_buffers(means.buffers, self._touched(commit)[len(means.buckets.params) :])
+            means.update.finish()
         else:
             means.buffers.revert()
             if commit.weight > 0:

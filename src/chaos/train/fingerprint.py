@@ -9,12 +9,15 @@ import torch
 from torch.optim import Optimizer
 
 from chaos.core.types import Fingerprint, TensorSpec
+from chaos.train.extras import specs_of
 from chaos.train.options import Options
 from chaos.train.parts import Parts, dtype_name
+from chaos.train.state import Training
 
 
-def fingerprint(parts: Parts, optimizer: Optimizer, scheduler: object, scaler: object, options: Options) -> Fingerprint:
-    """Names, shapes and dtypes of the model's tensors, its tying, the optimizer's class and flags, and the options."""
+def fingerprint(training: Training, options: Options) -> Fingerprint:
+    """Names, shapes and dtypes of all tensors, extras' included, tying, the optimizer's class and flags, options."""
+    parts, optimizer, scheduler, scaler = training.parts, training.optimizer, training.scheduler, training.scaler
     tensors = tuple(
         TensorSpec(name, dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in parts.named_tensors()
     )
@@ -24,6 +27,7 @@ def fingerprint(parts: Parts, optimizer: Optimizer, scheduler: object, scaler: o
         optimizer=_optimizer_text(parts, optimizer),
         torch=torch.__version__.split("+")[0],
         options=f"{options.text()} scheduler={_class(scheduler)} scaler={_class(scaler)} strides={_strides(parts)}",
+        extras=specs_of(training.extras),
     )
 
 

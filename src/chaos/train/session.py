@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from chaos.train.boundary import BoundaryLoop, Means
 from chaos.train.buckets import Buckets, ResultRing
 from chaos.train.buffers import AgreedBuffers
 from chaos.train.data import Collate, Source
+from chaos.train.extras import check_extras
 from chaos.train.fingerprint import fingerprint
 from chaos.train.gradients import Gradients
 from chaos.train.launch import agent_address
@@ -62,6 +63,10 @@ class Session(AbstractContextManager["Session"]):
         wire: 'native', or 'bf16' to halve the traffic of float32 gradients.
         overlap: send gradients while backward runs, where that is safe.
         on_nonfinite: 'skip' a step whose gradient is not finite, or 'stop' the run.
+        extras: by name, whatever else belongs to the state and has `state_dict` and `load_state_dict`, such as
+            averaged weights. A joiner is given them, and refused if it has others.
+        after_update: called after every update, also of those that a joiner catches up with. Extras may change
+            here only, in the same way on every peer.
         on_event: called in `step` with each event of the run, at whatever peer: a line of the trace as a
             dictionary (docs/trace.md). Alone: with `commit` only. See `chaos.log_to_tensorboard`, `log_to_wandb`.
 
@@ -82,6 +87,8 @@ class Session(AbstractContextManager["Session"]):
         wire: str = "native",
         overlap: bool = True,
         on_nonfinite: str = "skip",
+        extras: Mapping[str, Any] | None = None,
+        after_update: Callable[[], None] | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self._options = Options(
@@ -93,6 +100,9 @@ class Session(AbstractContextManager["Session"]):
             on_nonfinite=on_nonfinite,
         )
         check(model, optimizer, scheduler, scaler)
+        self._extras = dict(extras or {})
+        check_extras(self._extras)
+        self._after_update = after_update
         self._parts = Parts(model)
         self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
         self._on_event = on_event
@@ -101,10 +111,12 @@ class Session(AbstractContextManager["Session"]):
     def __enter__(self) -> Session:
         if self._run is not None:
             raise ChaosError("this session was entered already; make a new one")
-        training = Training(self._parts, AgreedBuffers(self._parts), self._optimizer, self._scheduler, self._scaler)
+        buffers = AgreedBuffers(self._parts)
+        training = Training(self._parts, buffers, self._optimizer, self._scheduler, self._scaler, self._extras)
         describe(training, 0, self._options.seed)  # refuses now what a joiner could not be given later
         params = list(self._parts.trainable.values())
         update = Update(params, self._optimizer, self._scheduler, self._scaler, self._options.max_grad_norm)
+        update.after = self._after_update
         address = agent_address(os.environ)
         if address is None:
             self._run = SoloRun(self._options, update, params, self._on_event)
@@ -215,8 +227,9 @@ class Session(AbstractContextManager["Session"]):
 def _join(link: AgentLink, training: Training, update: Update, options: Options, on_event: OnEvent | None) -> PeerRun:
     """Register with the agent and wait until this worker may compute its first step."""
     plan = plan_layout(training.parts, options.wire == "bf16")
-    identity = fingerprint(training.parts, training.optimizer, training.scheduler, training.scaler, options)
-    link.send(Register(os.getpid(), identity, plan.layout, listens=on_event is not None))
+    identity = fingerprint(training, options)
+    register = Register(os.getpid(), identity, plan.layout, training.parts.nbytes(), on_event is not None)
+    link.send(register)
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
         raise Refused(welcome.reason)

@@ -107,6 +107,7 @@ class SoloRun(Run):
         loss, total = self._meter.loss(), self._meter.weight
         if not self._skip:
             self._update.apply(loss)
+            self._update.finish()
         elif total > 0:
             self._update.back_off()
         self._steps += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from chaos.core.types import StateManifest, TensorEntry
 from chaos.train import scalars
 from chaos.train.buffers import AgreedBuffers
 from chaos.train.errors import StateMismatch, Unsupported
+from chaos.train.extras import check_plain, load_extras, plain_of, tensors_of
 from chaos.train.layout import ALIGNMENT
 from chaos.train.parts import DTYPES, Parts, dtype_name
 
@@ -31,6 +33,8 @@ class Training:
     optimizer: Optimizer
     scheduler: Any
     scaler: Any
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    """By name, what else has `state_dict` and `load_state_dict`."""
     groups: list[dict[str, Any]] = field(init=False)
     """The param groups' values as of the last applied step; a script may have changed its own since."""
 
@@ -50,7 +54,7 @@ def describe(training: Training, step: int, seed: int) -> tuple[StateManifest, l
 
     Raises `Unsupported` naming the part of the optimizer's or scheduler's state that can't be transferred.
     """
-    named = [*_model_tensors(training), *_optimizer_tensors(training)]
+    named = [*_model_tensors(training), *_optimizer_tensors(training), *tensors_of(training.extras)]
     entries = []
     offset = 0
     for name, tensor in named:
@@ -95,6 +99,7 @@ def restore(training: Training, manifest: StateManifest, memory: Any) -> int:
     """
     values = _unpack(training, manifest)
     entries = _checked_entries(manifest, len(memory))
+    check_plain(training.extras, values["extras"], entries)
     targets = _model_targets(training, entries)
     slots = _optimizer_slots(training, entries, values["optimizer"])
     with torch.no_grad():
@@ -109,6 +114,7 @@ def restore(training: Training, manifest: StateManifest, memory: Any) -> int:
         training.scheduler.load_state_dict(values["scheduler"])
     if training.scaler is not None:
         training.scaler.load_state_dict(values["scaler"])
+    load_extras(training.extras, values["extras"], lambda name: _place(entries[name], memory).clone())
     return int(values["seed"])
 
 
@@ -160,6 +166,7 @@ def _scalars(training: Training, seed: int) -> dict[str, Any]:
         },
         "scheduler": None if training.scheduler is None else dict(training.scheduler.state_dict()),
         "scaler": None if training.scaler is None else dict(training.scaler.state_dict()),
+        "extras": plain_of(training.extras),
         "seed": seed,
     }
 
@@ -216,7 +223,7 @@ def _checked_entries(manifest: StateManifest, limit: int) -> dict[str, TensorEnt
 def _model_targets(training: Training, entries: dict[str, TensorEntry]) -> dict[str, Tensor]:
     """This worker's parameters and buffers by entry name, all of which must match."""
     targets = dict(_model_tensors(training, live=True))
-    theirs = {name for name in entries if not name.startswith("optimizer/")}
+    theirs = {name for name in entries if not name.startswith(("optimizer/", "extras/"))}
     if different := sorted(theirs ^ set(targets)):
         raise StateMismatch(f"'{different[0]}' is only in one of the snapshot and this worker's model")
     for name, target in targets.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +35,8 @@ class Update:
         self._scheduler = scheduler
         self._scaler = scaler
         self._max_grad_norm = max_grad_norm
+        self.after: Callable[[], None] | None = None
+        """The script's own part in every update, such as averaging weights."""
 
     @property
     def needs_loss(self) -> bool:
@@ -62,6 +64,11 @@ class Update:
                 self._scheduler.step(loss)
         elif self._scheduler is not None:
             self._scheduler.step()  # type: ignore[attr-defined]
+
+    def finish(self) -> None:
+        """Parameters and buffers are those of the new step: the script does its own part."""
+        if self.after is not None:
+            self.after()
 
     def back_off(self) -> None:
         """No update, as a gradient was not finite; the scaler lowers its scale.

@@ -1,0 +1,81 @@
+"""What a host has of a snapshot already is not fetched again: after a restart, and where states differ."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from chaos.core.events import SnapshotHashed
+from chaos.core.learner import Phase
+from chaos.sim.peer import SimPeer
+from chaos.sim.world import World
+from tests.core.test_fetch import fetched, join, wide_run
+from tests.core.test_outcomes import check, traces
+
+
+def half_way(world: World, index: int) -> SimPeer:
+    joiner = join(world, index)
+    world.compute = 0.6
+    world.run_until(lambda: len(joiner.node.learner._fetch._missing) <= 50, 20)
+    return joiner
+
+
+def test_a_joiner_whose_agent_restarts_goes_on_with_the_shards_it_has():
+    world, peers = wide_run([2e5] * 2)
+    joiner = half_way(world, 2)
+    step = joiner.node.learner._fetch.offer.step
+    world.kill(joiner)
+    again = world.restart(joiner, 0)
+    line = fetched(world, again)
+    assert line["step"] == step and line["held"] >= 49 * 10_000
+    assert world.shards_sent <= 104, "what was on the wire when it died is all that comes twice"
+    assert traces(again, "fetched"), "results since came from the members"
+    world.compute = 0.02
+    world.run_until(lambda: again in world.members(), 10)
+    check(world)
+    assert all(p.node.donor.served_step() is None for p in peers)
+
+
+def test_a_snapshot_is_not_kept_for_ever_for_one_that_does_not_return():
+    world, peers = wide_run([2e5] * 2)
+    joiner = half_way(world, 2)
+    world.kill(joiner)
+    world.run(world.now + 5)
+    assert peers[0].node.donor.served_step() is not None
+    world.run(world.now + 30)
+    assert peers[0].node.donor.served_step() is None
+
+
+def test_its_memory_goes_to_another_learner_that_wants_a_newer_one():
+    world, peers = wide_run([2e5] * 2)
+    joiner = half_way(world, 2)
+    world.kill(joiner)
+    world.compute = 0.02
+    world.run(world.now + 1.5)
+    at = peers[0].node.steps.finished
+    other = world.join(3, 0)
+    line = fetched(world, other)
+    assert line["step"] >= at
+    world.run_until(lambda: other in world.members(), 10)
+    check(world)
+
+
+def test_a_state_that_differs_is_mended_at_the_step_at_which_it_was_compared():
+    """Not with a new snapshot from all: only the shards whose hashes differ come, from the one it was compared with."""
+    world, _ = wide_run([1e6] * 2)
+    joiner = join(world, 2)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 10)
+    hashed = joiner.node.learner.on_own_hashed
+
+    def wrong(event: SnapshotHashed) -> None:
+        hashes = tuple(b"x" if i in (3, 50, 99) else one for i, one in enumerate(event.hashes))
+        del joiner.node.learner.on_own_hashed
+        hashed(replace(event, hashes=hashes))
+
+    joiner.node.learner.on_own_hashed = wrong
+    world.run_until(lambda: len(traces(joiner, "fetched_state")) == 2, 10)
+    again, differ = traces(joiner, "fetched_state")[1], traces(joiner, "digests_differ")[0]
+    assert differ["shards"] == 3 and again["step"] == differ["step"]
+    assert again["held"] == 97 * 10_000 and sum(again["sources"].values()) == 3 * 10_000
+    assert len(traces(joiner, "catch_up")) == 1, "it did not begin anew"
+    world.run_until(lambda: joiner in world.members(), 10)
+    check(world)

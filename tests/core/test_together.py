@@ -1,0 +1,109 @@
+"""Several learners at one time: one snapshot for all, shards from each other, one view."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.core.fetch import from_bitmap, to_bitmap
+from chaos.core.learner import Phase
+from chaos.sim.peer import SimPeer
+from chaos.sim.world import World
+from tests.core.test_fetch import STATE, fetched, wide_run
+from tests.core.test_outcomes import check, traces
+
+MESH = 1e6
+"""B/s up and down of everybody."""
+
+
+def come_in(donors: int, joiners: int) -> tuple[World, list[SimPeer], float]:
+    """So many joiners at once on a mesh of equal links; seconds until the last has fetched the state."""
+    world, _ = wide_run([MESH] * donors, MESH)
+    began = world.now
+    peers = [world.join(donors + number, 0) for number in range(joiners)]
+    world.run_until(lambda: all(traces(p, "fetched_state") for p in peers), 60)
+    return world, peers, world.now - began
+
+
+def test_many_joiners_take_about_the_time_of_one():
+    """Two donors alone would need twice as long for four."""
+    _, _, alone = come_in(2, 1)
+    world, peers, together = come_in(2, 4)
+    assert together < 1.35 * alone, f"{together:.2f} s for four, {alone:.2f} s for one"
+    assert len({traces(p, "fetched_state")[-1]["step"] for p in peers}) == 1, "one snapshot for all"
+    from_each_other = [b for p in peers for name, b in traces(p, "fetched_state")[-1]["sources"].items() if name > "p1"]
+    assert sum(from_each_other) > STATE
+    assert world.shards_sent < 1.1 * 4 * 100, "hardly anything is sent twice"
+    for peer in peers:
+        world.run_until(lambda p=peer: p in world.members(), 10)
+    check(world)
+
+
+def test_they_come_in_by_one_view():
+    world, peers, _ = come_in(3, 3)
+    world.run_until(lambda: all(p in world.members() for p in peers), 10)
+    views = [v for v in traces(peers[0], "view") if "becomes" in v["reason"] or "become" in v["reason"]]
+    assert len(views) == 1, [v["reason"] for v in views]
+
+
+def test_one_that_comes_a_little_later_takes_the_same_snapshot():
+    world, _ = wide_run([MESH / 2] * 2, MESH / 2)
+    first = world.join(2, 0)
+    world.run_until(lambda: first.node.learner.phase == Phase.FETCH, 10)
+    world.compute = 0.5
+    second = world.join(3, 0)
+    fetched(world, second)
+    steps = [traces(p, "fetched_state")[-1]["step"] for p in (first, second)]
+    assert steps[0] == steps[1]
+    views = [v["first_step"] for v in traces(second, "view")]
+    assert views[0] > steps[1] + 1, "it was no learner yet at that step"
+    assert traces(second, "fetched"), "it asked for the results since"
+    for peer in (first, second):
+        world.run_until(lambda p=peer: p in world.members(), 20)
+    check(world)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_fellow_that_dies_costs_the_others_little(sealed: bool):
+    world, _ = wide_run([MESH] * 2, MESH)
+    peers = [world.join(2 + number, 0) for number in range(3)]
+    world.run_until(lambda: all(p.node.learner.phase == Phase.FETCH for p in peers), 10)
+    world.run(world.now + 0.3)
+    world.kill(peers[1], seal=sealed)
+    for peer in (peers[0], peers[2]):
+        world.run_until(lambda p=peer: p in world.members(), 20)
+    check(world)
+
+
+def test_a_fellow_that_passes_nothing_on_is_worked_around():
+    """Its uplink is blocked for bulk: what it was to relay comes from the donors after all."""
+    world, _ = wide_run([MESH] * 2, MESH)
+    peers = [world.join(2 + number, 0) for number in range(3)]
+    peers[0]._send_next = lambda _dst, _serving: None
+    for peer in peers:
+        fetched(world, peer, 30)
+        world.run_until(lambda p=peer: p in world.members(), 20)
+    check(world)
+
+
+def test_a_corrupt_shard_of_a_fellow_comes_from_a_donor():
+    world, _ = wide_run([MESH] * 2, MESH)
+    peers = [world.join(2 + number, 0) for number in range(3)]
+    liar = peers[0]
+    send, shard = liar._send_next, world.shard
+
+    def lie(sender: SimPeer, dst: str, step: int, number: int) -> None:
+        world.corrupt_shards = 1 if sender is liar else 0
+        shard(sender, dst, step, number)
+
+    world.shard = lie
+    for peer in peers:
+        world.run_until(lambda p=peer: p in world.members(), 30)
+    assert send is not None
+    assert any(p.node.learner.corrupt.get(liar.id) for p in peers[1:])
+    check(world)
+
+
+@pytest.mark.parametrize("shards", [frozenset(), frozenset({0}), frozenset({7, 8, 99}), frozenset(range(64))])
+def test_bitmaps(shards: frozenset[int]):
+    assert from_bitmap(to_bitmap(shards), 100) == shards
+    assert from_bitmap(to_bitmap(shards), 5) == frozenset(s for s in shards if s < 5)
