@@ -11,8 +11,8 @@ from types import TracebackType
 import psutil
 
 from chaos.cli.demo_peers import DemoPeer, DemoPeers, name_of
-from chaos.cli.trace_file import Entry, TraceFiles
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import Entry, TraceFiles
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"

@@ -21,8 +21,8 @@ from chaos.cli.demo_costs import Event
 from chaos.cli.demo_peers import ENDING, DemoPeers, name_of
 from chaos.cli.demo_summary import Summary, summarise
 from chaos.cli.demo_view import Display, display_for, report
-from chaos.cli.trace_file import Entry, TraceFiles
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import Entry, TraceFiles
 
 KINDS = ("scale-out", "failure", "scale-in")
 """What befalls a demo, in this order."""

@@ -15,8 +15,8 @@ from types import TracebackType
 import psutil
 
 from chaos.agent.party import Party
-from chaos.cli.demo_guard import MARK, runtime_of
 from chaos.core.errors import ChaosError
+from chaos.lab.guard import MARK, runtime_of
 
 PARTIES = ("north", "south", "west")
 LISTENS = re.compile(r"^chaos: peer \S+ listens at (\S+)$", re.MULTILINE)
@@ -87,7 +87,7 @@ class DemoPeers:
         try:
             self.directory = Path(tempfile.mkdtemp(prefix="chaos-demo-"))
             self._runtime = runtime_of(self.directory)
-            guard = [sys.executable, "-m", "chaos.cli.demo_guard", str(self.directory)]
+            guard = [sys.executable, "-m", "chaos.lab.guard", str(self.directory)]
             self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
