@@ -91,6 +91,17 @@ class Peers:
         self.entries = sorted(self.entries + new, key=lambda entry: entry.t)
         return self.entries
 
+    def dismiss(self, number: int) -> None:
+        """Ask a peer to leave, and wait for its end, whatever its exit code is."""
+        peer = self._demo.peers[name_of(number)]
+        peer.ask_to_leave()
+        deadline = time.monotonic() + PATIENCE_S
+        while peer.exit_code() is None:
+            if time.monotonic() > deadline:
+                raise ChaosError(f"waited {PATIENCE_S:.0f} s for {peer.name} to end; see {self.directory}")
+            time.sleep(0.1)
+        del self._demo.peers[name_of(number)]
+
     def wait(self, until: Callable[[], bool], what: str) -> None:
         """Until it holds. Raises ChaosError if it never does, or if a peer failed."""
         deadline = time.monotonic() + PATIENCE_S

@@ -33,14 +33,6 @@ svg { width: 100%; height: auto; } pre { background: #f6f6f6; padding: .6rem; ov
 """
 
 
-def trace_files(directory: Path) -> list[Path]:
-    """The traces in a directory and below. Raises ChaosError if there are none."""
-    found = sorted(directory.rglob("*.jsonl"))
-    if not found:
-        raise ChaosError(f"there is no trace (*.jsonl) in {directory}: give the directory of --trace FILE")
-    return found
-
-
 def write_report(traces: Sequence[Path], out: Path) -> Path:
     """Writes `report.html` and the pictures (`NAME.png`) to `out`; returns the page's path.
 
