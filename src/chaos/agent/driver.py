@@ -23,6 +23,7 @@ from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.host import Host
 from chaos.agent.identity import Identity
 from chaos.agent.observer import Observer
+from chaos.agent.progress import Progress
 from chaos.agent.reach import answer_dial_back, answer_probe
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
@@ -104,8 +105,15 @@ class AgentSetup:
 class Agent:
     """One peer's agent. `await start()`, then `await run()`."""
 
-    def __init__(self, setup: AgentSetup, trace: TraceWriter, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        setup: AgentSetup,
+        trace: TraceWriter,
+        recorder: Recorder | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self._setup = setup
+        self._progress = progress or Progress(setup.me.name)
         self._observer = Observer(trace, self._place)
         self._recorder = recorder
         self._me = setup.me
@@ -355,6 +363,7 @@ class Agent:
     def on_bulk(self, _peer: str, header: BulkHeader, payload: memoryview) -> None:
         if header.kind == SHARD:
             self._snapshots.arrived(header, payload)
+            self._progress.arrived(len(payload))
         else:
             self._reducer.received(header, payload)
 
@@ -511,6 +520,7 @@ class Agent:
                 self._spawn(snapshots.hash_own(action))
             case act.ReceiveSnapshot():
                 self._spawn(snapshots.expect(action))
+                self._progress.expect(action.step, action.nbytes)
             case act.ServeShards():
                 snapshots.serve(action)
             case act.ReleaseSnapshot(received):
@@ -531,6 +541,7 @@ class Agent:
 
     def _write_trace(self, kind: str, fields: dict[str, Any]) -> None:
         self._observer.write(kind, fields)
+        self._progress.take(kind, fields)
 
     def _place(self) -> tuple[int, int]:
         ctx = self.node.ctx
