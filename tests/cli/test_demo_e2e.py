@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,9 @@ def test_join_kill_and_leave(folder: Path) -> None:
         assert event.keys() == {"kind", "peer", "delay_s", "stall_s", "steps_during"}
         assert event["delay_s"] > 0 and event["stall_s"] >= 0
     assert events[0]["steps_during"] > 1, "the others went on while peer-4 joined"
+    report = Path(lines.split("report: ")[1].splitlines()[0])
+    assert "peer-4 joins as a member" in report.read_text() and report.is_relative_to(folder)
+    shutil.rmtree(report.parent)  # the one thing that a demo leaves
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
