@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmarks import allreduce, handling, join, kill, leave, observing
+from benchmarks import allreduce, handling, join, kill, leave, links, observing
 from benchmarks.report import machine
 
 ALL = {
@@ -13,6 +13,7 @@ ALL = {
     "join": join.run,
     "kill": kill.run,
     "leave": leave.run,
+    "links": links.run,
     "observing": observing.run,
 }
 

@@ -124,7 +124,7 @@ class Hosts:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.out,
-                env=self._environment(host),
+                env=self.environment(host),
                 start_new_session=True,
                 preexec_fn=lambda: cgroups.enter(groups),
             )
@@ -136,7 +136,7 @@ class Hosts:
         directory = self._parties[self.scenario.hosts[host].party].directory
         command = [*self.wire.enter(host), sys.executable, "-m", "chaos.cli.main", *words, "--party", str(directory)]
         done = subprocess.run(
-            command, env=self._environment(host), capture_output=True, text=True, timeout=CLIENT_S, check=False
+            command, env=self.environment(host), capture_output=True, text=True, timeout=CLIENT_S, check=False
         )
         if done.returncode:
             raise ChaosError(f"chaos {' '.join(words[:3])} on {self.name(host)}: {done.stderr.strip()[-300:]}")
@@ -160,7 +160,7 @@ class Hosts:
         options = [part for name, value in values.items() for part in (f"--{name}", str(value))]
         return [str(JOB), *options, "--stop-file", str(self.stop_file), *scenario.args]
 
-    def _environment(self, host: int) -> dict[str, str]:
+    def environment(self, host: int) -> dict[str, str]:
         """Each host has its own runtime directory: there, and only there, can a dead peer's last words be found."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("CHAOS_")}
         runtime = guard.runtime_of(self.directory) / self.name(host)
