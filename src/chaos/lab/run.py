@@ -20,8 +20,9 @@ LOOK_S = 0.05
 """Between two looks at the traces."""
 FOUND_S = 90.0
 """By then all initial hosts are members; on a busy machine nine of them import torch for a minute."""
-CALM_S = 60.0
-"""By then all are members again once everything is repaired, and steps go on: a joiner may start just then."""
+CALM_S = 120.0
+"""By then all are members again once everything is repaired: eight joiners that start at once import torch for 40 s on
+two cores."""
 PATIENCE_S = 120.0
 """Without a step for so long a script of the user's own is stuck."""
 END_S = 60.0
@@ -155,6 +156,9 @@ class Lab:
         self._tell(f"step {self.step}: {fault.do} {' '.join(names)}")
         self._done.append(Done(time.monotonic(), fault.do, names, fault))
         self._faults.do(fault)
+        if fault.do in ("crash", "kill_worker"):
+            self._look()
+            self._standing[names[0]].role = ""  # what it was a moment ago says nothing about its being back
 
     def _calm_down(self) -> None:
         """Everything is repaired: all must be back, and steps go on."""
