@@ -79,11 +79,13 @@ def run(rounds: int = 5) -> Table:
     if (reason := missing()) is not None:
         progress(f"no lab here: {reason}")
         return table
+    table.bars["bound"] = bound_s()
     for delay_ms in DELAYS_MS:
         measured = measure(delay_ms, rounds)
         times = (measured.chaos, measured.gloo)
         over = [f"{median(values) / bound_s():.2f}" for values in times]
         aim = "at most 1.05 of the bound" if delay_ms == 0 else "at most 1.10 of the bound"
+        table.bars[f"Chaos, {delay_ms} ms"], table.bars[f"Gloo, {delay_ms} ms"] = map(median, times)
         shown = [spread(values, digits=2) for values in times]
         table.rows.append((f"{delay_ms} ms", str(rounds), shown[0], over[0], shown[1], over[1], aim))
         progress(f"{delay_ms} ms: Chaos {shown[0]}, Gloo {shown[1]}, after {WARM_UP} rounds to warm up")

@@ -27,6 +27,7 @@ from chaos.lab.hosts import Hosts, leftovers
 from chaos.lab.run import Lab, LabResult
 from chaos.lab.scenario import Scenario, load
 from chaos.lab.wire import missing
+from chaos.observe.report import trace_files, write_report
 
 app = typer.Typer(help="Real peers on emulated links, on this machine alone.", no_args_is_help=True)
 
@@ -62,6 +63,10 @@ def run(
     summary = summarise(result.entries, events_of(result.done), ids)
     values = as_values(loaded, result, summary)
     (folder / "summary.json").write_text(json.dumps(values, indent=1))
+    try:
+        write_report(trace_files(folder), folder / "report")
+    except ChaosError as error:  # the run is what counts; its page needs a library that not everybody has
+        console.print(f"no report page: {error}", highlight=False)
     show(console, summary, values, folder)
     if as_json:
         print(json.dumps(values), flush=True)
