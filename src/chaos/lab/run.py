@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -77,6 +78,8 @@ class Lab:
         self._standing = {hosts.name(n): _Standing() for n in numbers}
         self._entries: list[Entry] = []
         self._done: list[Done] = []
+        self._ripe: deque[Fault] = deque()
+        """Faults whose time has come."""
         self._broken: list[str] = []
         self._late_s = 0.0
 
@@ -138,14 +141,18 @@ class Lab:
         timed = sorted((f for f in self._scenario.fault if not f.step), key=lambda f: f.at)
         stepped = sorted((f for f in self._scenario.fault if f.step), key=lambda f: f.step)
         for fault in timed:
-            self._later(began + fault.at - time.monotonic(), lambda fault=fault: self._do(fault))  # type: ignore[misc]
+            self._later(began + fault.at - time.monotonic(), lambda fault=fault: self._ripe.append(fault))  # type: ignore[misc]
         for fault in stepped:
             if not self._until(lambda: self.step >= fault.step, FOUND_S, f"step {fault.step}"):  # noqa: B023
                 return
             self._do(fault)
         last = max((began + fault.at for fault in timed), default=began)
-        while time.monotonic() < last or self._waiting():
+        while time.monotonic() < last or self._waiting() or self._ripe:
             self._pass()
+            if self._ripe and self._scenario.one_by_one:
+                self._until(self._all_back, CALM_S, f"all are members before '{self._ripe[0].do}'")
+            if self._ripe:
+                self._do(self._ripe.popleft())
 
     def _waiting(self) -> bool:
         """Whether something is still to come, other than drawing rates anew for ever."""

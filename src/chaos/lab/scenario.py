@@ -95,6 +95,8 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: tuple[Host, ...] = ()
     link: tuple[Link, ...] = ()
     fault: tuple[Fault, ...] = ()
+    one_by_one: bool = False
+    """A fault waits until all are members again that are to be."""
 
     @property
     def hosts(self) -> tuple[Host, ...]:
