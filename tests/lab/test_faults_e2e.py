@@ -20,7 +20,7 @@ from tests.cli.judge import judge
 pytestmark = [pytest.mark.e2e, pytest.mark.namespaces, pytest.mark.timeout(240)]
 
 CALM = Scenario(peers=3, latency_ms=5, state_mb=0.25, compute_ms=20)
-SMALL = Path(__file__).parents[2] / "scenarios" / "small.toml"
+SMALL = Path(__file__).parents[2] / "scenarios" / "lab" / "small.toml"
 QUICK_S = 3.0
 """A silent peer may hold the others up for so long."""
 

@@ -11,7 +11,7 @@ from chaos.core.errors import ChaosError
 from chaos.lab.scenario import load, parse_rate
 from chaos.lab.wire import Quality
 
-SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
+SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").rglob("*.toml"))
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)

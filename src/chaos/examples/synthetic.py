@@ -1,7 +1,7 @@
 """A model of any size that costs next to nothing to compute: to see what a network does to a run.
 
     chaos run examples/synthetic.py --state-mb 8 --steps 500
-    chaos lab run scenarios/home-wifi.toml                                    what it is made for
+    chaos lab run scenarios/lab/home-wifi.toml                                    what it is made for
 
 It fits a line by gradient descent; all further parameters only decay. Every peer ends with the same step.
 """
