@@ -90,7 +90,7 @@ def test_a_signal_ends_it_at_any_time(folder: Path, number: signal.Signals) -> N
 def test_a_killed_demo_leaves_nothing_either(folder: Path) -> None:
     demo = start(folder, "--peers", "2")
     await_founding(demo)
-    guards = [p for p in psutil.process_iter() if "demo_guard" in _command(p) and str(folder) in _command(p)]
+    guards = [p for p in psutil.process_iter() if "chaos.lab.guard" in _command(p) and str(folder) in _command(p)]
     assert len(guards) == 1
     demo.kill()
     demo.communicate()

@@ -134,7 +134,7 @@ def offering() -> tuple[Node, str]:
     ("nbytes", "hashes", "late", "complaint"),
     [
         (2**40, 1, 0, "with 1 hashes of"),
-        (90_000 * 2**30, 90_000, 0, "for a model of \\d+ bytes"),
+        (90_000 * 2**30, 90_000, 0, r"for a model of \d+ bytes"),
         (64, 1, 1, "whose manifest is of step"),
     ],
 )

@@ -24,6 +24,10 @@ PROPOSERS = 3
 RELAYED_BEATS = 2
 """A peer that another one hears has time for so many heartbeats until one must have come here by way of others."""
 
+ONE_SIDED_BEATS = 3
+"""For so many heartbeats a peer may say that it has no link to me where I have one: what it said before the link was
+made may still be under way, over relays."""
+
 
 class Liveness:
     def __init__(self, ctx: Context, node: Node) -> None:
@@ -40,6 +44,8 @@ class Liveness:
         """Peers in doubt of which another one said that it hears them, and when it first did."""
         self._renewed: set[str] = set()
         """Peers whose silent link was made anew and that have said nothing since: a link alone shows no life then."""
+        self._one_sided: dict[str, float] = {}
+        """Linked peers that say they have no link to me, and since when: what I send them this way is lost."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
         self.topology = 0
@@ -57,7 +63,7 @@ class Liveness:
             self._heartbeat()
         for peer in self._detector.overdue(self._ctx.now):
             if self._doubt(peer, f"silent for {self._detector.silence(peer, self._ctx.now):.1f} s"):
-                self._renew_link(peer)
+                self._renew_link(peer, "silent for too long")
         for peer, since in list(self._doubts.items()):
             if self._ctx.now - since > self._ctx.config.probe_s and peer not in self._concluded:
                 heard = peer in self._vouched
@@ -113,6 +119,7 @@ class Liveness:
         if self._ctx.takes_part(src):
             self.heard(src)
             self._learn_links(src, message.links)
+            self._compare_ends(src, message.links)
             self.progress[src] = message
         elif self._node.pause.reason and src in self._ctx.linked:
             self._learn_links(src, message.links)  # those that this peer knows may have to be reached by way of others
@@ -128,6 +135,16 @@ class Liveness:
         if self.neighbours.get(peer) != links:
             self.neighbours[peer] = links
             self.topology += 1
+
+    def _compare_ends(self, peer: str, links: tuple[str, ...]) -> None:
+        """An end that heard nothing has given the link up; here it stands, and others relay what that peer says."""
+        if peer not in self._ctx.linked or self._ctx.id in links:
+            self._one_sided.pop(peer, None)
+            return
+        since = self._one_sided.setdefault(peer, self._ctx.now)
+        if self._ctx.now - since > ONE_SIDED_BEATS * self._ctx.config.detector.heartbeat_s:
+            del self._one_sided[peer]
+            self._renew_link(peer, "its other end has given it up")
 
     def _forget_links(self, peer: str) -> None:
         if self.neighbours.pop(peer, None) is not None:
@@ -145,6 +162,7 @@ class Liveness:
 
     def on_link_down(self, peer: str, reason: str) -> None:
         self._next_heartbeat = self._ctx.now
+        self._one_sided.pop(peer, None)
         self._forget_links(peer)
         if not (self._ctx.views and self._ctx.view.is_cut(peer, self._ctx.id)):
             self._doubt(peer, f"link lost: {reason}")
@@ -191,12 +209,12 @@ class Liveness:
 
     # --- doubt, questions, answers -------------------------------------------------------------------------
 
-    def _renew_link(self, peer: str) -> None:
+    def _renew_link(self, peer: str, reason: str) -> None:
         """Nothing comes by this link any more. The other end may not know: ended, both find a way around it."""
         info = self._ctx.seat(peer)
         if info is not None and peer in self._ctx.linked:
             self._renewed.add(peer)
-            self._ctx.emit(Disconnect(peer, "silent for too long"))
+            self._ctx.emit(Disconnect(peer, reason))
             self._ctx.emit(Connect(info))
 
     def _doubt(self, peer: str, reason: str) -> bool:
