@@ -27,7 +27,8 @@ from chaos.lab.hosts import Hosts, leftovers
 from chaos.lab.run import Lab, LabResult
 from chaos.lab.scenario import Scenario, load
 from chaos.lab.wire import missing
-from chaos.observe.report import trace_files, write_report
+from chaos.observe.report import write_report
+from chaos.observe.trace import trace_files
 
 app = typer.Typer(help="Real peers on emulated links, on this machine alone.", no_args_is_help=True)
 
