@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint spec bench bench-peers soak mutants clean
+.PHONY: demo test lint spec bench bench-peers soak mutants fuzz clean
 .DEFAULT_GOAL := test
 
 # torch comes first and pinned: its CPU build is enough, and a package that pulled it in
@@ -36,6 +36,12 @@ soak: $(VENV)/.installed
 # Planted bugs, a line for each: the promise that caught it, or SURVIVED.
 mutants: $(VENV)/.installed
 	$(BIN)/python -m tests.sim.mutants
+
+# Bytes that others could send or leave, by libFuzzer: `make fuzz SECONDS=600` for each of its targets.
+SECONDS ?= 60
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

@@ -1,10 +1,10 @@
-"""`python -m benchmarks [allreduce|handling|join|kill|leave]...`: measures and prints tables. Default: all."""
+"""`python -m benchmarks [WHICH]...`: measures and prints tables. Default: all."""
 
 from __future__ import annotations
 
 import argparse
 
-from benchmarks import allreduce, handling, join, kill, leave
+from benchmarks import allreduce, handling, join, kill, leave, observing
 from benchmarks.report import machine
 
 ALL = {
@@ -13,6 +13,7 @@ ALL = {
     "join": join.run,
     "kill": kill.run,
     "leave": leave.run,
+    "observing": observing.run,
 }
 
 

@@ -21,7 +21,7 @@ import psutil
 from benchmarks.cluster import HERE, Peers
 from benchmarks.gate import Gate
 from benchmarks.report import Table, milliseconds
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 
 PEERS, MILLIONS, WARM_UP = 3, 25, 3
 

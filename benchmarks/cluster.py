@@ -11,8 +11,8 @@ from types import TracebackType
 import psutil
 
 from chaos.cli.demo_peers import DemoPeer, DemoPeers, name_of
-from chaos.cli.trace_file import Entry, TraceFiles
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import Entry, TraceFiles
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"
@@ -50,6 +50,10 @@ class Peers:
     @property
     def directory(self) -> Path:
         return self._demo.directory
+
+    def environment(self) -> dict[str, str]:
+        """What a process gets that is to end with these peers."""
+        return self._demo.environment()
 
     def found(self, count: int, *options: str) -> None:
         """Start so many peers; the first step waits for all of them."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
-from benchmarks.peers import Peers
+from benchmarks.cluster import Peers
 from benchmarks.report import Table, progress
 from chaos.agent.client import request_link, request_status
 from chaos.cli.demo_peers import name_of
-from chaos.cli.trace_file import Entry
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import Entry
 
 SIZES = (3, 6, 9)
 EVENTS = ("scale-in", "disconnect-link", "connect-link")

@@ -16,7 +16,7 @@ from benchmarks.cluster import Peers
 from benchmarks.report import Table, milliseconds, progress
 from chaos.cli.demo_costs import Event, Window, costs, find_window
 from chaos.cli.demo_peers import name_of
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 
 PEERS, COMPUTE_MS = 3, 500
 JOBS = {"all trained": (25, 0), "1 in 73 trained": (1, 72)}

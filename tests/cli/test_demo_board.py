@@ -13,8 +13,8 @@ from chaos.cli.demo_board import Board
 from chaos.cli.demo_costs import Cost
 from chaos.cli.demo_summary import Summary, summarise
 from chaos.cli.demo_view import LiveTable, PlainLines, display_for, picture, report, sparkline
-from chaos.cli.trace_file import TraceFiles
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import TraceFiles
 from tests.cli.traces import boundary, commit, entry, run_of, view
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaos.cli.demo_costs import Cost, Event, costs, waits
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 from tests.cli.traces import boundary, commit, entry, view
 
 IDS = {"a": "1a", "b": "1b", "c": "1c", "j": "1d"}

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from chaos.cli import demo_peers
-from chaos.cli.demo_guard import MARK, kill_all, marked, runtime_of
 from chaos.cli.demo_peers import DemoPeers
 from chaos.core.errors import ChaosError
+from chaos.lab.guard import MARK, kill_all, marked, runtime_of
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(300)"]
 

@@ -13,7 +13,7 @@ from chaos.cli.demo_lineage import (
     read_lineage,
     samples_counted_twice,
 )
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 from tests.cli.traces import commit, entry, final, run_of, stable, view
 
 AB = ("a", "b")

@@ -11,7 +11,7 @@ import pytest
 
 from chaos.agent import client
 from chaos.cli import events
-from chaos.cli.events import AgentSource, FileSource, follow, show_events, trace_files
+from chaos.cli.events import AgentSource, follow, show_events, trace_files
 from chaos.core.errors import ChaosError
 from chaos.observe.trace import Tail, TraceWriter
 from tests.cli.test_main import call
@@ -126,6 +126,6 @@ def test_a_tail_goes_on_through_a_rotation_and_leaves_out_half_a_line(tmp_path: 
     seen += tail.read()
     assert [line["number"] for line in seen if line["kind"] == "line"] == list(range(12))
     assert (tmp_path / "t.1").exists()
-    assert FileSource([tmp_path / "not yet"]).read() == []
+    assert Tail(tmp_path / "not yet").read() == []
     (tmp_path / "t.1").unlink()
     assert [line["number"] for line in Tail(tmp_path / "t").read() if line["kind"] == "line"][-1] == 11

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 
 
 def entry(peer: str, t: float, kind: str, /, **fields: Any) -> Entry:

@@ -104,7 +104,7 @@ def test_more_peers_than_a_view_can_name_are_not_admitted() -> None:
 
 
 def test_three_lineages_at_one_step_are_no_crash() -> None:
-    """All members and a learner claim another head each: nobody is left on this learner's side, nor against it."""
+    """All members and another learner claim another head each: there are no two sides."""
     node = fresh("learner")
     step = node.steps.finished
     for number, peer in enumerate([*node.ctx.view.member_ids(), peer_id(4)]):
@@ -156,5 +156,5 @@ def test_another_layout_is_refused_at_the_door_and_from_a_restarted_worker() -> 
     refused = [a.message for a in actions if isinstance(getattr(a, "message", None), msg.JoinRefused)]
     assert len(refused) == 1 and "buckets" in refused[0].reason and not refused[0].retry
     node.handle(ev.WorkerDied("killed"), node.ctx.now)
-    node.handle(ev.WorkerSaid(Register(1, FINGERPRINT, other)), node.ctx.now)
+    node.handle(ev.WorkerSaid(Register(1, FINGERPRINT, other, LAYOUT.nbytes)), node.ctx.now)
     assert node.stopped is not None and "buckets" in node.stopped.reason

@@ -48,6 +48,19 @@ def test_a_link_is_cut_and_made_again(who: int) -> None:
     check(world)
 
 
+def test_a_link_that_is_wanted_back_is_dialed_before_anybody_agrees() -> None:
+    """The one that relayed died: without that link the two that are left never hear each other again."""
+    world, peers = start(3)
+    peers[2].handle(ev.LinkWanted(peers[1].id, False))
+    world.run_until(lambda: all(p.node.ctx.view.cut for p in peers), 5)
+    world.kill(peers[0])
+    world.run_until(lambda: all(p.node.pause.reason for p in peers[1:]), 10)
+    peers[2].handle(ev.LinkWanted(peers[1].id, True))
+    world.run_until(lambda: all(len(p.node.ctx.view.members) == 2 and not p.node.pause.reason for p in peers[1:]), 10)
+    advance(world, peers[1], 3)
+    check(world)
+
+
 def test_what_is_so_already_needs_no_view() -> None:
     world, peers = start(3)
     view = peers[0].node.ctx.view.id

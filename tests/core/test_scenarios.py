@@ -491,3 +491,22 @@ def test_a_planned_view_begins_no_earlier_than_the_one_before(seed: int) -> None
     world.run_until(lambda: len(world.members()) == 3, 10)
     advance(world, first, 3)
     check(world)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_contribution_whose_bytes_are_overwritten_is_forgotten(seed: int) -> None:
+    """Its worker died before the step was opened; promoted again before it was, the peer used to announce it anew,
+    while the next worker wrote where those bytes had been."""
+    world, peers = start(3, seed)
+    world.by_hand = True
+    joiner = world.join(3, 0)
+    ready = peers[2].node.steps
+    world.run_until(lambda: bool(ready._pauses) and ready.contributed_bytes(ready.finished + 1), 5)
+    before = ready.finished
+    world.kill_worker(peers[2], restart=0.01)
+    world.run_until(lambda: all(peers[2].id in p.node.steps._pauses for p in peers[:2]), 5)
+    world.kill(joiner)
+    world.run_until(lambda: peers[2].node.ctx.role == Role.MEMBER, 20)
+    advance(world, peers[2], 3)
+    assert before > 0
+    check(world)

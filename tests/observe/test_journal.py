@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chaos.agent.observer import Observer
 from chaos.core.errors import RemoteProtocolError
 from chaos.observe.journal import KEPT, MAX_LINE, OTHERS, Journal, brief, places
 from chaos.observe.sentences import sentence
 from chaos.observe.spread import MAX_BYTES, MAX_LINES, RATE, WAITING, Inbox, Outbox
+from chaos.observe.trace import TraceWriter
 
 
 def line(kind: str = "note", **fields: Any) -> dict[str, Any]:
@@ -78,6 +81,26 @@ def test_a_traceback_leaves_the_agent_without_what_it_may_tell_of_data() -> None
     assert "4711" not in short and "secret" not in short
     assert short.endswith("KeyError") and "test_journal.py" in short
     assert places("") == ""
+
+
+def test_other_parties_get_neither_files_nor_tracebacks(tmp_path: Path) -> None:
+    observer = Observer(TraceWriter(tmp_path / "t", "alice"), lambda: (0, 0))
+    observer.write(
+        "worker_failed", {"traceback": 'Traceback\n  File "/home/alice/train.py", line 3, in fit\nKeyError: 7'}
+    )
+    observer.write("checkpoint", {"path": "/home/alice/checkpoints/7", "step": 7, "seconds": 1.0})
+    observer.write("dial_failed", {"address": "10.1.2.3:7000", "reason": "nobody there"})
+    observer.write("suspect", {"peer": "bob", "reason": "silent"})
+    told = Inbox().take("id", "alice", observer.news(), 0.0)
+    assert [found["kind"] for found in told] == ["worker_failed", "suspect"]
+    assert "traceback" not in told[0]
+    abroad, home = (observer.lines(0, at_home)["lines"] for at_home in (False, True))
+    assert [json.loads(text)["kind"] for text in abroad] == ["suspect"]
+    assert [json.loads(text)["kind"] for text in home] == ["worker_failed", "checkpoint", "dial_failed", "suspect"]
+    for text in (observer.news().decode(), *abroad):
+        assert "/home/alice" not in text
+    assert "train.py" in home[0] and "7" not in json.loads(home[0])["traceback"].splitlines()[-1]
+    observer.close()
 
 
 def test_what_is_told_is_small_bounded_and_leaves_out_what_others_have_themselves() -> None:

@@ -78,3 +78,27 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, recording: Path) -> Non
     whole = recording.read_bytes()
     recording.write_bytes(whole[:-3])
     assert replay(recording).differs == "", "a killed agent's last event may not be whole"
+
+
+def test_a_killed_agents_last_events_are_there_and_its_successors_are_apart(tmp_path: Path) -> None:
+    """Nothing is closed or flushed before the file is read."""
+    path, world = tmp_path / "one.rec", World(3)
+    founder = world.found(0)
+    first = record(founder, path, Founding(run="run", lineage="one"))
+    world.run(world.now + 1.0)
+    assert replay(path).steps == founder.node.steps.finished > 0
+    again = Recorder(path, founder.node.ctx.config, None)
+    again.write(founder.info, 1.0, ev.Tick(), [])
+    assert replay(path.with_name("one.rec.1")).steps == founder.node.steps.finished
+    assert replay(path).events == 1
+    first.close()
+    again.close()
+
+
+def test_a_full_disk_ends_the_recording_not_the_agent(capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(3)
+    recorder = Recorder(Path("/dev/full"), World(1).config(True), None)
+    for _ in range(3):
+        recorder.write(world.found(0).info, 1.0, ev.Tick(), [])
+    assert capsys.readouterr().err.count("the recording /dev/full ends here: No space left") == 1
+    recorder.close()

@@ -129,6 +129,12 @@ def latest(directory: Path, warn: Callable[[str], None]) -> tuple[Checkpoint, Pa
     return None
 
 
+def newest_bytes(directory: Path) -> int | None:
+    """Size of the newest checkpoint there, as its description says; None if there is none. ChaosError: unreadable."""
+    found = _newest_first(directory, lambda _: None)
+    return found[0][0].state_bytes if found else None
+
+
 def load(path: Path, manifest: StateManifest) -> SharedMemory:
     """The tensors of the checkpoint in this directory, in new memory laid out as its manifest says.
 

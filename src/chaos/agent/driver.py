@@ -20,14 +20,18 @@ import msgspec
 
 from chaos.agent import words as words_files
 from chaos.agent.checkpoint import Checkpoint, write
+from chaos.agent.host import Host
 from chaos.agent.identity import Identity
 from chaos.agent.observer import Observer
+from chaos.agent.reach import answer_dial_back, answer_probe
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import (
+    DialBackRequest,
     ForceViewRequest,
     LeaveRequest,
     LinesRequest,
     LinkRequest,
+    ProbeRequest,
     SealRequest,
     StatusRequest,
     decode_request,
@@ -49,12 +53,15 @@ from chaos.core.node import Founding, Node
 from chaos.core.routes import ways
 from chaos.core.types import PeerInfo
 from chaos.core.worker_messages import (
+    Boundary,
     BucketReady,
     FromWorker,
     LoadState,
+    Proceed,
     Register,
     SnapshotPrepared,
     SnapshotTaken,
+    Told,
     Welcome,
 )
 from chaos.observe.record import Recorder
@@ -141,6 +148,7 @@ class Agent:
         self._spawn(self._ticks())
         self._spawn(self._measures())
         self._spawn(self._tells())
+        self._spawn(self._samples())
         self._seek_contact()
         try:
             return await self._stopped
@@ -199,6 +207,17 @@ class Agent:
         while True:
             await asyncio.sleep(TELL_S)
             self._tell_others()
+
+    async def _samples(self) -> None:
+        """What this peer measures of itself becomes a line of its trace."""
+        loop, host = asyncio.get_running_loop(), Host(self._setup.checkpoint or Path.cwd())
+        while True:
+            links = self.transport.links()
+            measured = await loop.run_in_executor(None, host.sample)
+            cards = await loop.run_in_executor(None, host.cards)
+            named = {self.node.ctx.name(peer): info for peer, info in links.items()}
+            self._observer.sample(measured, cards, named, self.node.learner.fetching())
+            await asyncio.sleep(self._observer.pause(links.values()))
 
     def _tell_others(self) -> None:
         """What this peer sees, to everybody in the view and whoever is linked."""
@@ -346,8 +365,13 @@ class Agent:
         match decode_request(payload):
             case StatusRequest():
                 return encode_answer(self._status())
+            case ProbeRequest() as probe:
+                return encode_answer(answer_probe(probe))
+            case DialBackRequest() as question:
+                return encode_answer(await answer_dial_back(question, self.transport.security))
             case LinesRequest(after):
-                return encode_answer(self._observer.lines(after) | {"peer": self._me.name, "run": self.node.ctx.run})
+                at_home = party == self._me.party or self._setup.security.plain
+                return encode_answer(self._observer.lines(after, at_home))
             case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
                 party != self._me.party and not self._setup.security.plain
             ):
@@ -389,14 +413,7 @@ class Agent:
 
     def _status(self) -> dict[str, Any]:
         status = self.node.status()
-        status["links"] = {
-            self.node.ctx.name(peer): {
-                "address": info.address,
-                "rtt_ms": None if info.rtt_s is None else round(info.rtt_s * 1000, 3),
-                "bytes_per_s": info.rate_bps,
-            }
-            for peer, info in self.transport.links().items()
-        }
+        status["links"] = {self.node.ctx.name(peer): info.for_people() for peer, info in self.transport.links().items()}
         return status
 
     # --- the worker ----------------------------------------------------------------------------------------
@@ -405,13 +422,17 @@ class Agent:
         match message:
             case BucketReady(step, segment, weight):
                 self._reducer.bucket_ready(step, segment, weight)
-            case Register(layout=layout):
+            case Register(layout=layout, listens=listens):
+                self._observer.listen(listens)
                 if self._memory is None:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
                     ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
                     self._memory = contribution, ring
-                    self.node.ctx.result_slots = ring.slots
+                    self.post(ev.ResultMemory(ring.slots))
                 self._reducer.configure(layout, *self._memory)
+            case Boundary(applied, part, compute_s):
+                weight = part.weight if part is not None else 0.0
+                self._observer.monitor.boundary(applied, compute_s, message.update_s, weight, time.monotonic())
             case SnapshotPrepared(nbytes):
                 self._snapshots.prepared(fds[0], nbytes)
             case SnapshotTaken(manifest):
@@ -428,6 +449,10 @@ class Agent:
             case LoadState():
                 assert self._snapshots.received is not None
                 self.worker_link.send(message, (self._snapshots.received.fd,))
+            case Proceed():
+                if lines := self._observer.for_worker():
+                    self.worker_link.send(Told(lines))
+                self.worker_link.send(message)
             case _:
                 self.worker_link.send(message)
 
@@ -471,8 +496,10 @@ class Agent:
             case act.SendContribution(view_id, step, weight, empty):
                 reducer.send_contribution(view_id, step, weight, empty)
             case act.ContributionKnown(view_id, step, peer, _, empty):
+                self._observer.monitor.contribution(step, time.monotonic())
                 reducer.contribution_known(view_id, step, peer, empty)
             case act.Finish(step):
+                self._observer.monitor.finished(step, time.monotonic())
                 reducer.finish(step)
             case act.ReleaseResults(step):
                 reducer.release(step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -35,6 +36,10 @@ GRACE_S = 30.0
 """How long worker and agent may take to end after they were asked to, before they are killed."""
 WORKER_NICE = 10
 """Agents on a busy host come first, and a trainer still gets a tenth of a core beside any other program."""
+DASHBOARD_NICE = 15
+"""Behind everything else: whoever looks can wait."""
+SPARE_TOKEN = "CHAOS_DASHBOARD_SPARE_TOKEN"
+"""Environment variable: the token for a page that needs one and was given none; the same after a restart."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,6 +79,14 @@ def _as_worker(parent: int) -> None:
     os.nice(WORKER_NICE)
 
 
+def _as_dashboard(parent: int) -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(DASHBOARD_NICE)
+
+
 class Launcher:
     """One peer's two processes."""
 
@@ -83,7 +96,8 @@ class Launcher:
         self._agent: subprocess.Popen[str] | None = None
         self._ready: Ready | None = None
         self._worker: subprocess.Popen[bytes] | None = None
-        self._registered_once = False
+        self._dashboard: subprocess.Popen[bytes] | None = None
+        self._token = secrets.token_urlsafe(24)
         self._leaving = 0
         self._deadline = 0.0
 
@@ -111,6 +125,28 @@ class Launcher:
     def _start_agent(self, settings: RunSettings, sealed: tuple[Sealed, ...]) -> None:
         order = AgentOrder(settings=settings, sealed=sealed, launcher=os.getpid())
         self._agent, self._ready = _spawn_agent(order)
+        self._start_dashboard()
+
+    def _start_dashboard(self) -> None:
+        """A page that asks the agent as it listens now. What it has to complain of it says itself."""
+        listen, settings = self._settings.dashboard, self._settings
+        if listen is None:
+            return
+        assert self._ready is not None
+        self._stop_dashboard()
+        parent = os.getpid()
+        command = [sys.executable, "-m", "chaos.cli.main", "dashboard", self._ready.local, "--listen", listen]
+        command += ["--party", str(settings.party)] if settings.party is not None else []
+        command += ["--plain"] if settings.plain else []
+        self._dashboard = subprocess.Popen(
+            command, env=os.environ | {SPARE_TOKEN: self._token}, preexec_fn=lambda: _as_dashboard(parent)
+        )
+
+    def _stop_dashboard(self) -> None:
+        if self._dashboard is not None:
+            self._dashboard.kill()
+            self._dashboard.wait()
+            self._dashboard = None
 
     def _start_worker(self) -> None:
         assert self._ready is not None and self._settings.script is not None
@@ -234,6 +270,7 @@ class Launcher:
             self._worker = None
 
     def _kill_all(self) -> None:
+        self._stop_dashboard()
         self._stop_worker()
         if self._agent is not None and self._agent.poll() is None:
             self._agent.terminate()

@@ -70,6 +70,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     peer: str
     addresses: tuple[str, ...]
+    local: str
+    """HOST:PORT for clients on this host, which may not reach it as others do."""
     worker: str
     """Address of the Unix socket for the worker (CHAOS_AGENT)."""
 
@@ -192,8 +194,11 @@ async def run(order: AgentOrder) -> int:
         loop.add_signal_handler(number, agent.post, LeaveRequested(number.name))
     bound = await agent.start()
     addresses = advertised(bound, order.settings.advertise)
-    announced = announce(runtime, advertised(bound, ()), setup.me.name)
-    ready = Ready(name=setup.me.name, peer=setup.me.id, addresses=addresses, worker=agent.worker_link.address)
+    local = advertised(bound, ())
+    announced = announce(runtime, local, setup.me.name)
+    ready = Ready(
+        name=setup.me.name, peer=setup.me.id, addresses=addresses, local=local[0], worker=agent.worker_link.address
+    )
     sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
     sys.stdout.flush()
     try:

@@ -1,14 +1,18 @@
-"""What a client that is no peer may ask an agent: status, to leave, cut a link, force a view, take last words."""
+"""What a client that is no peer may ask: status, lines, a measurement; to leave, cut links, force a view, seal."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Sealed
 from chaos.core.types import Count, Record, Text
+
+PROBE_BYTES = 3 * 2**20
+"""Of one measurement, each way: a request and its answer hold 4 MiB."""
 
 
 class ClientRequest(Record, tag=True, frozen=True):
@@ -17,6 +21,19 @@ class ClientRequest(Record, tag=True, frozen=True):
 
 class StatusRequest(ClientRequest, frozen=True):
     pass
+
+
+class ProbeRequest(ClientRequest, frozen=True):
+    """`chaos doctor` measures the line: so many bytes there, and so many wanted back."""
+
+    padding: Annotated[bytes, Meta(max_length=PROBE_BYTES)]
+    want: Annotated[int, Meta(ge=0, le=PROBE_BYTES)]
+
+
+class DialBackRequest(ClientRequest, frozen=True):
+    """`chaos doctor` asks whether its host is reached at these addresses, as a joiner's are dialed."""
+
+    addresses: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=16)]
 
 
 class LinesRequest(ClientRequest, frozen=True):
@@ -50,7 +67,16 @@ class SealRequest(ClientRequest, frozen=True):
     sealed: Sealed
 
 
-AnyRequest = StatusRequest | LinesRequest | LeaveRequest | LinkRequest | ForceViewRequest | SealRequest
+AnyRequest = (
+    StatusRequest
+    | ProbeRequest
+    | DialBackRequest
+    | LinesRequest
+    | LeaveRequest
+    | LinkRequest
+    | ForceViewRequest
+    | SealRequest
+)
 
 _requests: msgspec.msgpack.Decoder[AnyRequest] = msgspec.msgpack.Decoder(AnyRequest)
 

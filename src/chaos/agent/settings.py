@@ -46,6 +46,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     trace: Path | None = None
     record: Path | None = None
     """All events of this agent, to be run again by `chaos sim --replay`. For whoever looks for a fault."""
+    dashboard: str | None = None
+    """HOST:PORT of a page that shows the run; a process of its own, started by the launcher."""
     max_restarts: int = 3
     """Per launcher, of worker and agent together. A guess: more than that is no accident."""
     plain: bool = False

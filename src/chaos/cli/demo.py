@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,14 @@ from types import FrameType
 
 from rich.console import Console
 
+from chaos.cli.dashboard import page
 from chaos.cli.demo_board import Board
 from chaos.cli.demo_costs import Event
 from chaos.cli.demo_peers import ENDING, DemoPeers, name_of
 from chaos.cli.demo_summary import Summary, summarise
 from chaos.cli.demo_view import Display, display_for, report
-from chaos.cli.trace_file import Entry, TraceFiles
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import Entry, TraceFiles
 
 KINDS = ("scale-out", "failure", "scale-in")
 """What befalls a demo, in this order."""
@@ -200,18 +202,42 @@ def script() -> Path:
     return Path(spec.origin).with_name("train_text.py")
 
 
-def run_demo(peers: int, steps: int, seed: int, as_json: bool) -> None:
+@contextmanager
+def shown(processes: DemoPeers, dashboard: str | None, console: Console) -> Iterator[None]:
+    """A page for browsers as well, if one is wanted; its address is printed."""
+    if dashboard is None:
+        yield
+        return
+    with page(processes.directory, dashboard, processes.environment()) as address:
+        console.print(f"the dashboard is at {address}", highlight=False)
+        yield
+
+
+def report_page(traces: list[Path]) -> tuple[str, str]:
+    """A page about the run, in a directory that stays; or why there is none. Nothing of the demo depends on it."""
+    from chaos.observe.report import write_report  # after the run: drawing takes a second of processor time
+
+    out = Path(tempfile.mkdtemp(prefix="chaos-report-"))
+    try:
+        return str(write_report(traces, out)), ""
+    except ChaosError as error:
+        out.rmdir()
+        return "", str(error)
+
+
+def run_demo(peers: int, steps: int, seed: int, as_json: bool, dashboard: str | None = None) -> None:
     """The whole demo. Raises ChaosError if the run failed or broke a promise, SystemExit if a signal ends it."""
     schedule = Schedule(peers, steps)
     console = Console(stderr=as_json)
     with signals_as_exits(), DemoPeers(script(), ["--steps", str(steps), "--seed", str(seed)]) as processes:
-        display = display_for(console)
-        with display:
+        with shown(processes, dashboard, console), display_for(console) as display:
             summary = Demo(schedule, processes, display).run()
+        written, why = report_page(sorted(processes.directory.glob("*.jsonl")))
     console.print(report(summary))
+    console.print(f"report: {written}" if written else f"no report: {why}", soft_wrap=True, highlight=False)
     if missed := [kind for kind in KINDS if kind not in {cost.kind for cost in summary.events}]:
         console.print(f"the run was too short for: {', '.join(missed)}; give more --steps", style="yellow")
     if as_json:
-        print(json.dumps(summary.as_json()), flush=True)
+        print(json.dumps(summary.as_json() | {"report": written}), flush=True)
     if not summary.kept_its_promises:
         raise ChaosError("the run broke a promise; see the report above")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 
 RECENT_EVENTS = 8
 RECENT_LOSSES = 60

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 
 BASELINE_STEPS = 30
 """So many undisturbed steps before an event say how long a step usually takes once everybody has contributed."""

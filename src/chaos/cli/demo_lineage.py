@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from chaos.cli.trace_file import Entry
+from chaos.observe.trace_file import Entry
 
 
 @dataclass

@@ -15,8 +15,8 @@ from types import TracebackType
 import psutil
 
 from chaos.agent.party import Party
-from chaos.cli.demo_guard import MARK, runtime_of
 from chaos.core.errors import ChaosError
+from chaos.lab.guard import MARK, runtime_of
 
 PARTIES = ("north", "south", "west")
 LISTENS = re.compile(r"^chaos: peer \S+ listens at (\S+)$", re.MULTILINE)
@@ -87,7 +87,7 @@ class DemoPeers:
         try:
             self.directory = Path(tempfile.mkdtemp(prefix="chaos-demo-"))
             self._runtime = runtime_of(self.directory)
-            guard = [sys.executable, "-m", "chaos.cli.demo_guard", str(self.directory)]
+            guard = [sys.executable, "-m", "chaos.lab.guard", str(self.directory)]
             self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -134,13 +134,13 @@ class DemoPeers:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env=self._environment(),
+                env=self.environment(),
                 start_new_session=True,
             )
         self.peers[name] = DemoPeer(name, party, process, log, started)
         return self.peers[name]
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """The user's own settings for runs are none of the demo's business; torch's caches go where the rest is."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("CHAOS_")}
         return inherited | {MARK: str(self._runtime), "TMPDIR": str(self.directory), "OMP_NUM_THREADS": "1"}

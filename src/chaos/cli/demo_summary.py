@@ -8,8 +8,8 @@ from typing import Any
 
 from chaos.cli import demo_lineage
 from chaos.cli.demo_costs import Cost, Event, costs
-from chaos.cli.trace_file import Entry
 from chaos.core.errors import ChaosError
+from chaos.observe.trace_file import Entry
 
 
 @dataclass(frozen=True)

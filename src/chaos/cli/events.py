@@ -113,14 +113,19 @@ class Source(Protocol):
 
 
 class FileSource:
-    def __init__(self, paths: list[Path]) -> None:
-        self._tails = [Tail(path) for path in paths]
+    """Trace files, and those that are or come to be in directories."""
+
+    def __init__(self, given: list[str]) -> None:
+        self._given = given
+        self._tails: dict[Path, Tail] = {}
 
     def read(self) -> list[Line]:
-        return [line for tail in self._tails for line in tail.read()]
+        return [line for lines in self.by_writer() for line in lines]
 
     def by_writer(self) -> list[list[Line]]:
-        return [tail.read() for tail in self._tails]
+        for path in trace_files(self._given):
+            self._tails.setdefault(path, Tail(path))
+        return [tail.read() for tail in self._tails.values()]
 
 
 class AgentSource:
@@ -142,3 +147,14 @@ class AgentSource:
         for line in self.read():
             found.setdefault(line["peer"], []).append(line)
         return list(found.values())
+
+
+def source_of(given: list[str], party: Path | None, plain: bool) -> FileSource | AgentSource:
+    """Trace files, if all that was given is on disk; else that agent, or one of this user's on this host."""
+    from chaos.cli.status import ask_address
+
+    if given and all(Path(text).exists() for text in given):
+        return FileSource(given)
+    if len(given) > 1:
+        raise ChaosError(f"{next(t for t in given if not Path(t).exists())} is no file; give one peer, or trace files")
+    return AgentSource(ask_address(given[0] if given else None, alone=False), party, plain)

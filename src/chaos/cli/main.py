@@ -37,6 +37,9 @@ PartyDirectory = Annotated[
     Path | None, typer.Option("--party", metavar="DIR", help="This party's directory. Default: ~/.config/chaos/party.")
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="For runs with --plain: no TLS.")]
+Dashboard = Annotated[
+    str | None, typer.Option("--dashboard", metavar="HOST:PORT", help="Show the run there, as a page for a browser.")
+]
 Address = Annotated[
     str | None,
     typer.Argument(metavar="[HOST:PORT]", help="A peer. Default: $CHAOS_ADDRESS, else yours on this host."),
@@ -48,12 +51,13 @@ def demo(
     peers: Annotated[int, typer.Option(help="Peers at the beginning; one more joins.")] = 4,
     steps: Annotated[int, typer.Option(help="Updates until the end.")] = 180,
     seed: Annotated[int, typer.Option(help="Of the initial weights and the samples' order.")] = 0,
+    dashboard: Dashboard = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a small GPT with several peers on this machine; one joins, one is killed, one leaves."""
     from chaos.cli.demo import run_demo  # each verb loads what it needs, so that the others start at once
 
-    run_demo(peers, steps, seed, as_json)
+    run_demo(peers, steps, seed, as_json, dashboard)
 
 
 @app.command(
@@ -93,6 +97,7 @@ def run(
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Record all events of this agent, for `chaos sim --replay`.")
     ] = None,
+    dashboard: Dashboard = None,
     max_restarts: Annotated[int | None, typer.Option(metavar="N", help="Restarts of a worker that dies.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No TLS. For comparisons on one machine only.")] = False,
 ) -> None:
@@ -118,9 +123,14 @@ def run(
         checkpoint_every=checkpoint_every,
         trace=trace,
         record=record,
+        dashboard=dashboard,
         max_restarts=max_restarts,
         plain=plain or None,
     )
+    if settings.dashboard is not None:
+        from chaos.cli.dashboard import check
+
+        check(settings.dashboard)
     raise typer.Exit(launch(settings))
 
 
@@ -140,6 +150,35 @@ def status(
 
 
 @app.command(epilog=EXIT_CODES)
+def doctor(
+    join: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="A member of the run that this host is to join.")
+    ] = None,
+    listen: Annotated[
+        list[str] | None, typer.Option(metavar="HOST:PORT", help="As for `run`: members are asked to dial it.")
+    ] = None,
+    advertise: Annotated[list[str] | None, typer.Option(metavar="HOST:PORT", help="As for `run`.")] = None,
+    party: PartyDirectory = None,
+    checkpoint: Annotated[Path | None, typer.Option(metavar="DIR", help="Look at the space there.")] = None,
+    plain: Plain = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what would keep this host from taking part, without taking part. Exit code 1 if there is a problem."""
+    from chaos.agent.settings import RunSettings
+    from chaos.cli.doctor import Question, show
+
+    settings = RunSettings.resolve(
+        join=tuple(join or ()),
+        listen=tuple(listen or ()),
+        advertise=tuple(advertise or ()),
+        party=party,
+        checkpoint=checkpoint,
+        plain=plain or None,
+    )
+    raise typer.Exit(show(Question(*(getattr(settings, name) for name in Question._fields)), as_json))
+
+
+@app.command(epilog=EXIT_CODES)
 def events(
     source: Annotated[
         list[str] | None,
@@ -155,18 +194,57 @@ def events(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
     """Show what happened at all peers, causes before effects: from any one peer's memory, or from trace files."""
-    from chaos.cli.events import AgentSource, FileSource, show_events, trace_files
-    from chaos.cli.status import ask_address
+    from chaos.cli.events import show_events, source_of
 
-    given = source or []
-    on_disk = bool(given) and all(Path(text).exists() for text in given)
-    if len(given) > 1 and not on_disk:
-        raise ChaosError(f"{next(t for t in given if not Path(t).exists())} is no file; give one peer, or trace files")
-    if on_disk:
-        found: FileSource | AgentSource = FileSource(trace_files(given))
-    else:
-        found = AgentSource(ask_address(given[0] if given else None, alone=False), party, plain)
-    show_events(found, following, set(peer or ()), set(kind or ()), as_json)
+    show_events(source_of(source or [], party, plain), following, set(peer or ()), set(kind or ()), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def dashboard(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[HOST:PORT|DIR|FILE]...", help="A peer, or trace files. Default: as `status`."),
+    ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the page is. Anywhere but on loopback it wants a token.")
+    ] = "127.0.0.1:8800",
+    party: PartyDirectory = None,
+    plain: Plain = False,
+) -> None:
+    """Serve a page that shows a run live, and /metrics for Prometheus. It is no member, and only looks."""
+    from chaos.cli.dashboard import show
+    from chaos.cli.events import source_of
+
+    show(source_of(source or [], party, plain), listen)
+
+
+@app.command(epilog=EXIT_CODES)
+def top(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[HOST:PORT|DIR|FILE]...", help="A peer, or trace files. Default: as `status`."),
+    ] = None,
+    party: PartyDirectory = None,
+    plain: Plain = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the picture once, as one JSON object.")] = False,
+) -> None:
+    """Watch a run in the terminal, as one of its peers knows it: peers, links, events as they happen."""
+    from chaos.cli.events import source_of
+    from chaos.cli.top import watch
+
+    watch(source_of(source or [], party, plain), as_json)
+
+
+@app.command(epilog=EXIT_CODES)
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the traces (*.jsonl) are; below it too.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write. Default: DIR/report.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page, and its pictures, about the run that left these traces."""
+    from chaos.cli.report import report_on
+
+    report_on(directory, out, as_json)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -94,7 +94,7 @@ class Context:
     linked: dict[str, PeerInfo] = field(default_factory=dict)
     """Peers with a direct link."""
     result_slots: int = 64
-    """Results for which this peer has memory; the driver sets it."""
+    """Results for which this peer has memory."""
     now: float = 0.0
     out: list[AnyAction] = field(default_factory=list)
     loopback: list[PeerMessage] = field(default_factory=list)
@@ -135,8 +135,10 @@ class Context:
         """Not a newer (or older) incarnation than the one that has a part in the run."""
         if linked is None:
             return True
-        seats = [info for view in self.views if (info := view.member(peer) or view.learner(peer))]
-        return not seats or seats[-1].incarnation == linked.incarnation
+        for view in reversed(self.views):
+            if (info := view.member(peer) or view.learner(peer)) is not None:
+                return info.incarnation == linked.incarnation
+        return True
 
     def is_member(self, peer: str) -> bool:
         """Whether `peer`, as linked now, is a member of the installed view."""
@@ -145,7 +147,7 @@ class Context:
 
     def takes_part(self, peer: str) -> bool:
         """Whether `peer` is a member or learner of a view under which steps may still run."""
-        seated = any(view.member(peer) or view.learner(peer) for view in self.views)
+        seated = any(view.knows(peer) for view in self.views)
         return seated and self.is_present(peer, self.linked.get(peer))
 
     def emit(self, action: AnyAction) -> None:
@@ -177,4 +179,8 @@ class Context:
 
     def view_for(self, step: int) -> View | None:
         """The view under which the round of `step` runs, as far as known."""
-        return next((view for view in reversed((*self.past, *self.views)) if step >= view.first_step), None)
+        for known in (self.views, self.past):
+            for view in reversed(known):
+                if step >= view.first_step:
+                    return view
+        return None

@@ -39,18 +39,23 @@ class Detector:
     def __init__(self, config: DetectorConfig) -> None:
         self._config = config
         self._arrivals: dict[str, _Arrivals] = {}
+        self._shortest = min(config.floor_s, config.ceiling_s)
+        self._calm_until = math.inf
+        """Nobody is overdue before this time: most looks need no look at everybody."""
 
     def heard(self, peer: str, now: float) -> None:
         """A heartbeat came from `peer`."""
         known = self._arrivals.get(peer)
         if known is None:
-            self._arrivals[peer] = _Arrivals(now, self._config.heartbeat_s)
+            self.watch(peer, now)
         else:
             known.add(now)
+            self._calm_until = min(self._calm_until, known.last + self._shortest)
 
     def watch(self, peer: str, now: float) -> None:
         """Expect heartbeats from `peer` from now on."""
         self._arrivals.setdefault(peer, _Arrivals(now, self._config.heartbeat_s))
+        self._calm_until = min(self._calm_until, now + self._shortest)
 
     def forget(self, peer: str) -> None:
         self._arrivals.pop(peer, None)
@@ -67,4 +72,8 @@ class Detector:
         return math.inf if known is None else now - known.last
 
     def overdue(self, now: float) -> list[str]:
-        return [peer for peer in self._arrivals if self.silence(peer, now) > self.timeout(peer)]
+        if now <= self._calm_until:
+            return []
+        due = {peer: known.last + self.timeout(peer) for peer, known in self._arrivals.items()}
+        self._calm_until = min(due.values(), default=math.inf)
+        return [peer for peer, at in due.items() if now > at]

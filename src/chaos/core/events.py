@@ -52,6 +52,12 @@ class WorkerDied(Event, frozen=True):
     reason: str
 
 
+class ResultMemory(Event, frozen=True):
+    """There is memory for so many results. Comes before the `Register` of the first worker."""
+
+    slots: int
+
+
 class WordsFound(Event, frozen=True):
     """Somebody on this host holds the lock on a dead peer's words."""
 
@@ -139,6 +145,7 @@ AnyEvent = (
     | Received
     | WorkerSaid
     | WorkerDied
+    | ResultMemory
     | WordsFound
     | RoundComplete
     | ShardStored

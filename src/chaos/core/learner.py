@@ -6,9 +6,8 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -37,24 +36,14 @@ from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
-    from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
 
-STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
-"""An offered state is at most so many times as large as this worker's tensors, plus so many bytes. Adam's is 3 to 7
-times. Frozen tensors count too: what is trained may be a thousandth of the model."""
-WIDEST = 8
-"""Bytes of the widest dtype."""
-
-
-def own_bytes(worker: Worker) -> int:
-    """Bytes of this worker's model and extras, at most."""
-    tensors = (*worker.fingerprint.tensors, *worker.fingerprint.extras)
-    return WIDEST * sum(math.prod(tensor.shape) for tensor in tensors) + worker.layout.nbytes
+STATE_FACTOR, STATE_SLACK = 16, 64 * 2**20
+"""An offered state is at most so many times as large as the model, plus so many bytes. Adam's is 3 to 5 times."""
 
 
 def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
@@ -328,7 +317,7 @@ class Learner:
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, own_bytes(worker) if worker is not None else 0):
+        if reason := flaw(offer, worker.model_bytes if worker is not None else 0):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
@@ -404,6 +393,12 @@ class Learner:
         fetch.on_shard(event)
         if fetch.complete:
             self._fetched()
+
+    def fetching(self) -> dict[str, Any] | None:
+        """How far the state is fetched, for people: step, bytes of the whole, bytes by donor. None at other times."""
+        if self.phase != Phase.FETCH or self._offer is None or self._fetch is None:
+            return None
+        return {"step": self._offer.step, "bytes": self._offer.manifest.nbytes, "have": self._fetch.sources()}
 
     def on_donor_lost(self, peer: str, reason: str) -> None:
         """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""

@@ -29,6 +29,7 @@ from chaos.core.events import (
     LinkWanted,
     PathChanged,
     Received,
+    ResultMemory,
     RoundComplete,
     ShardsHeld,
     ShardStored,
@@ -186,6 +187,8 @@ class Node:
                 self._from_worker(message)
             case WorkerDied(reason):
                 self._worker_died(reason)
+            case ResultMemory(slots):
+                self.ctx.result_slots = slots
             case RoundComplete():
                 self.steps.on_round_complete(event)
             case LinkUp(info, run):

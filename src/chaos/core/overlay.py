@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from chaos.core.actions import Connect
 from chaos.core.context import Context, Role
 from chaos.core.messages import LinkWish
 from chaos.core.types import View, pair
@@ -34,8 +35,14 @@ class Overlay:
     # --- links by order ------------------------------------------------------------------------------------
 
     def on_wanted(self, peer: str, connect: bool) -> None:
-        """This peer's operator has spoken: all members are told, and the next view has it."""
+        """This peer's operator has spoken: all members are told, and the next view has it.
+
+        A link that is to be is dialed at once: it may be the only way to those who decide the next view.
+        """
         self.on_wish(self._ctx.id, peer, connect)
+        info = self._ctx.seat(peer)
+        if connect and info is not None:
+            self._ctx.emit(Connect(info))
         self._ctx.send_all((p.id for p in self._ctx.view.everybody()), LinkWish(peer, connect))
 
     def on_wish(self, src: str, peer: str, connect: bool) -> None:

@@ -28,6 +28,8 @@ class Pause:
     def update(self) -> None:
         """Look again who is heard: called whenever anything has happened to a member."""
         views, view = self._node.views, self._ctx.view
+        if not views.suspects and not self._by_quorum:
+            return
         silent = [m for m in view.members if m.id in views.suspects and m.id not in views.gone]
         heard = [m for m in view.member_ids() if m not in views.suspects and m not in views.gone]
         if silent and not is_quorum(view, heard, views.gone.keys()):

@@ -167,6 +167,8 @@ class Steps:
         self._gate, self._frozen = None, False
         if self._ctx.role == Role.MEMBER and was != Role.MEMBER:
             self._entry = view.first_step
+        if self._ctx.role == Role.LEARNER:
+            self._own.clear()  # its worker died: where those bytes lay, the next one writes
         if view.abort:
             self._rounds = {s: r for s, r in self._rounds.items() if s < view.first_step}
             self.opened = self.finished
@@ -229,8 +231,9 @@ class Steps:
     @property
     def abandoned(self) -> bool:
         """Those that had finished a step which this member lacks are gone, or keep it no more: it has to be redone."""
-        present = {p.id for p in self._ctx.view.everybody()}
-        return self.finished < self._owed and bool(self.head) and not self._sources & present
+        if self.finished >= self._owed or not self.head:
+            return False
+        return not any(self._ctx.view.knows(source) for source in self._sources)
 
     def refetch(self, lost: str) -> None:
         """A source went away: another one serves what it owed, now, in the next view, or once it is found."""
@@ -459,7 +462,8 @@ class Steps:
         self._open_next()
 
     def _all_contributed(self, current: Round) -> bool:
-        return all(m.id in current.contributions for m in current.view.members)
+        members = current.view.member_ids()
+        return len(current.contributions) >= len(members) and all(m in current.contributions for m in members)
 
     def _commit_next(self) -> bool:
         step = self.finished + 1
@@ -506,8 +510,12 @@ class Steps:
         if done is not None and done.head != message.head:
             self._node.on_diverged(src, message.step, message.head)
             return
-        self._acks[src] = max(self._acks.get(src, 0), message.step)
-        self._update_stable()
+        before = self._acks.get(src, 0)
+        self._acks[src] = max(before, message.step)
+        if before <= self.stable:
+            self._update_stable()
+        else:  # somebody else holds the stable step back
+            self.release()
 
     def keeps_up(self, peer: str) -> bool:
         """Whether `peer` has acknowledged all but the last step, or what was finished `promote_lag_s` ago."""

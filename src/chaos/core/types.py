@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, NewType
 
 import msgspec
@@ -59,8 +60,11 @@ def pair(a: str, b: str) -> tuple[str, str]:
     return (a, b) if a < b else (b, a)
 
 
-class View(Record, frozen=True):
-    """The agreed state of the run. View v+1 is decided by the members of view v."""
+class View(Record, frozen=True, dict=True):
+    """The agreed state of the run. View v+1 is decided by the members of view v.
+
+    It is asked who is in it at every event: what follows from its fields is worked out once, and is no part of it.
+    """
 
     lineage: Annotated[str, Meta(max_length=64)]
     """Changes when a run resumes from a checkpoint or a view is forced, so that two halves can't mix."""
@@ -89,11 +93,27 @@ class View(Record, frozen=True):
     straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
     """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
 
+    @cached_property
+    def _members(self) -> dict[str, PeerInfo]:
+        return {info.id: info for info in self.members}
+
+    @cached_property
+    def _learners(self) -> dict[str, PeerInfo]:
+        return {info.id: info for info in self.learners}
+
+    @cached_property
+    def _member_ids(self) -> tuple[str, ...]:
+        return tuple(info.id for info in self.members)
+
+    @cached_property
+    def _everybody(self) -> tuple[PeerInfo, ...]:
+        return self.members + self.learners
+
     def member(self, peer: str) -> PeerInfo | None:
-        return next((m for m in self.members if m.id == peer), None)
+        return self._members.get(peer)
 
     def learner(self, peer: str) -> PeerInfo | None:
-        return next((m for m in self.learners if m.id == peer), None)
+        return self._learners.get(peer)
 
     def replaces(self, lineage: str, view_id: int) -> bool:
         """Whether who follows that view is to come over to this lineage: it never went on after the other was given up.
@@ -103,7 +123,7 @@ class View(Record, frozen=True):
         return any(old.lineage == lineage and view_id <= old.view_id for old in self.abandoned)
 
     def everybody(self) -> tuple[PeerInfo, ...]:
-        return self.members + self.learners
+        return self._everybody
 
     def root_shares(self) -> tuple[int, ...]:
         """The share of each rank, also where all are the same."""
@@ -111,14 +131,15 @@ class View(Record, frozen=True):
 
     def knows(self, peer: str) -> bool:
         """Whether this peer is a member or learner."""
-        return self.member(peer) is not None or self.learner(peer) is not None
+        return peer in self._members or peer in self._learners
 
     def is_cut(self, a: str, b: str) -> bool:
         """Whether there is to be no link between these two."""
         return pair(a, b) in self.cut
 
     def member_ids(self) -> tuple[str, ...]:
-        return tuple(m.id for m in self.members)
+        """In rank order."""
+        return self._member_ids
 
 
 class TensorSpec(Record, frozen=True):

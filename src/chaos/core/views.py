@@ -42,6 +42,8 @@ class Views:
     def _failed(self) -> list[str]:
         """Members without whom steps can't go on."""
         wishes, view = self._ctx.wishes, self._ctx.view
+        if not (self.suspects or self.gone or wishes.worker_down):
+            return []
         failed = [
             peer
             for peer in view.member_ids()
@@ -62,7 +64,7 @@ class Views:
         members end there, the run simply ends.
         """
         wishes, members = self._ctx.wishes, self._ctx.view.member_ids()
-        if all(peer in wishes.leaving for peer in members):
+        if not wishes.leaving or all(peer in wishes.leaving for peer in members):
             return ()
         finished = self._node.steps.finished
         return tuple(
@@ -73,6 +75,8 @@ class Views:
 
     def _promotable(self) -> dict[str, int]:
         """Ready learners that keep up. One that has not installed the view may hold a step that it made void."""
+        if not self._ctx.wishes.ready:
+            return {}
         view, beats, steps = self._ctx.view, self._node.liveness.progress, self._node.steps
         if self._may_come_together():
             return {}
@@ -136,7 +140,8 @@ class Views:
         """Propose if it is my turn: the lowest unsuspected rank at once, the others after a while each."""
         if self.acceptor is None or self._ctx.role not in (Role.MEMBER,):
             return
-        self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
+        if self.suspects:
+            self.suspects &= {*(p.id for p in self._ctx.view.everybody()), *self._owing()}
         self._node.pause.update()
         need = self.needed()
         self.handling.see(self._causes() if need else (), self._ctx.now)

@@ -43,6 +43,10 @@ class Register(ToAgent, frozen=True):
     pid: Count
     fingerprint: Fingerprint
     layout: Layout
+    model_bytes: Count
+    """Of all parameters, trainable or not, and buffers: what the size of a training state is judged by."""
+    listens: bool = False
+    """The script wants to be told of events: `Told` comes before `Proceed`."""
 
 
 class DeclareData(ToAgent, frozen=True):
@@ -100,6 +104,8 @@ class Boundary(ToAgent, frozen=True):
     """Seconds since the last `Proceed`, i.e. what the user's code took."""
     by_hand: bool = False
     """The script took the reduced gradients by `run.sync()` and may change them: nobody else can replay its updates."""
+    update_s: Annotated[float, Meta(ge=0.0, le=1e9)] = 0.0
+    """Seconds that the update before took: reading the result, clipping, the optimizer."""
 
 
 class Applied(ToAgent, frozen=True):
@@ -240,6 +246,12 @@ class Proceed(ToWorker, frozen=True):
     """The peer is asked to leave (SIGTERM, `chaos leave`): iterators end, the script runs to its end."""
 
 
+class Told(ToWorker, frozen=True):
+    """What happened since the last boundary, at any peer: lines of traces, as JSON."""
+
+    lines: Annotated[tuple[Annotated[bytes, Meta(max_length=4096)], ...], Meta(max_length=64)]
+
+
 FromWorker = (
     Register
     | DeclareData
@@ -255,4 +267,4 @@ FromWorker = (
     | Finished
     | Failed
 )
-FromAgent = Welcome | Declined | LoadState | Commit | PrepareSnapshot | TakeSnapshot | Proceed
+FromAgent = Welcome | Declined | LoadState | Commit | PrepareSnapshot | TakeSnapshot | Told | Proceed

@@ -309,6 +309,8 @@ class Fold:
         if at >= link.since and link.state == "up":
             link.state, link.since, link.why = "down", at, line["reason"]
             link.losses += 1
+            for way in link.sends.values():
+                way.use = 0.0
 
     # --- samples and joins ---------------------------------------------------------------------------------
 

@@ -13,35 +13,40 @@ KEPT = {"view": 128, "handled": 256, "commit": 512, "sample": 1024}
 OTHERS = 2048
 QUIET = frozenset({"trace", "stable", "boundary", "bucket"})
 """Kinds that say little once the next one is there: only the file has them."""
+AT_HOME = frozenset({"warning", "checkpoint", "checkpoint_failed", "dial_failed", "link_refused", "parties"})
+"""Kinds that may name files or addresses of this party's own: only its own clients are shown them."""
 MAX_LINE = 4096
 """Bytes. A longer line is shortened by `brief`."""
 MAX_TEXT = 1024
 MAX_ITEMS = 64
+_HOME = "at home"
 _LONGEST = 200
 """Characters of a text in a line that is too long even so."""
 
 
 class Journal:
-    """Numbered lines, oldest first: 4,000 of at most 4 KiB."""
+    """Numbered lines, oldest first: 6,000 of at most 4 KiB."""
 
     def __init__(self) -> None:
         self._next = 1
         self._by_kind: dict[str, deque[tuple[int, bytes]]] = {
-            kind: deque(maxlen=limit) for kind, limit in (*KEPT.items(), ("", OTHERS))
+            kind: deque(maxlen=limit) for kind, limit in (*KEPT.items(), (_HOME, OTHERS), ("", OTHERS))
         }
 
-    def add(self, kind: str, line: bytes) -> None:
-        """Keep a line, as `brief` made it."""
-        self._by_kind[kind if kind in KEPT else ""].append((self._next, line))
+    def add(self, kind: str, line: bytes, at_home: bool = False) -> None:
+        """Keep a line, as `brief` made it. `at_home`: for clients of this party only."""
+        self._by_kind[_HOME if at_home else kind if kind in KEPT else ""].append((self._next, line))
         self._next += 1
 
-    def since(self, number: int, limit_bytes: int) -> tuple[list[bytes], int]:
+    def since(
+        self, number: int, limit_bytes: int, limit: int = 10_000, at_home: bool = True
+    ) -> tuple[list[bytes], int]:
         """Lines after that number, as many as fit (one at least), and the number to ask with next."""
-        after = (tail(lines, number) for lines in self._by_kind.values())
+        after = (tail(lines, number) for kind, lines in self._by_kind.items() if at_home or kind != _HOME)
         found: list[bytes] = []
         size = 0
         for at, line in heapq.merge(*after):
-            if found and size + len(line) > limit_bytes:
+            if len(found) >= limit or (found and size + len(line) > limit_bytes):
                 break
             found.append(line)
             size += len(line)

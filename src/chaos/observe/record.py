@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,10 @@ RECORD_VERSION = 1
 _LENGTH = struct.Struct("<I")
 _EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(AnyEvent)}
 _NOT_RECORDED = ("verify", "detector")
+_BROKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding bytes that are damaged may raise."""
+MAX_FRAME = 64 * 2**20
+"""Bytes of one event: far above the largest message, and no more memory than that is made for a damaged length."""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -53,7 +58,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         """Raises ChaosError."""
         try:
             event: AnyEvent = msgspec.msgpack.decode(self.event, type=_EVENTS[self.kind])
-        except (KeyError, msgspec.DecodeError) as error:
+        except (KeyError, *_BROKEN) as error:
             raise ChaosError(f"the recording has an event {self.kind} that can't be read: {error}") from error
         return event
 
@@ -65,14 +70,21 @@ def digest_of(actions: Sequence[AnyAction]) -> bytes:
 
 
 class Recorder:
-    """Writes a recording. For one thread."""
+    """Writes a recording. For one thread.
+
+    Events are handed to the kernel one by one, so that a killed agent's last ones are there. A recording that is at
+    PATH already, such as that of the agent before a restart, becomes PATH.1. A full disk ends the recording.
+    """
 
     def __init__(self, path: Path, config: NodeConfig, founding: Founding | None) -> None:
         """Raises ChaosError: the file can't be written."""
         self._config, self._founding = config, founding
         self._begun = False
+        self._path = path
         try:
-            self._file: BinaryIO = path.open("wb")
+            if path.is_file() and path.stat().st_size:
+                path.rename(path.with_name(path.name + ".1"))
+            self._file = path.open("wb", buffering=0)
         except OSError as error:
             raise ChaosError(f"cannot write the recording {path}: {error.strerror}; give another --record") from error
 
@@ -89,7 +101,16 @@ class Recorder:
 
     def _frame(self, content: Head | Entry) -> None:
         body = msgspec.msgpack.encode(content)
-        self._file.write(_LENGTH.pack(len(body)) + body)
+        if self._file.closed:
+            return
+        try:
+            whole = self._file.write(_LENGTH.pack(len(body)) + body) == _LENGTH.size + len(body)
+            reason = "" if whole else "no space left"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        if reason:
+            self._file.close()
+            print(f"chaos: warning: the recording {self._path} ends here: {reason}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._file.close()
@@ -107,7 +128,7 @@ class Recording:
             raise ChaosError(f"cannot read {path}: {error.strerror}") from error
         try:
             self.head = msgspec.msgpack.decode(self._next() or b"", type=Head)
-        except msgspec.DecodeError as error:
+        except _BROKEN as error:
             self._file.close()
             raise ChaosError(f"{path} is no recording of `chaos run --record`: {error}") from error
         if self.head.version != RECORD_VERSION:
@@ -125,15 +146,17 @@ class Recording:
         if len(length) < _LENGTH.size:
             return None
         (size,) = _LENGTH.unpack(length)
+        if size > MAX_FRAME:
+            raise msgspec.DecodeError(f"an event of {size} bytes")
         body = self._file.read(size)
         return body if len(body) == size else None
 
     def entries(self) -> Iterator[Entry]:
         """Raises ChaosError at one that is damaged."""
         number = 0
-        while (body := self._next()) is not None:
-            number += 1
-            try:
+        try:
+            while (body := self._next()) is not None:
+                number += 1
                 yield msgspec.msgpack.decode(body, type=Entry)
-            except msgspec.DecodeError as error:
-                raise ChaosError(f"{self._path}: event {number} is damaged: {error}") from error
+        except _BROKEN as error:
+            raise ChaosError(f"{self._path}: event {number} is damaged: {error}") from error

@@ -235,7 +235,7 @@ def is_line(content: Any) -> bool:
 def _decode(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
         content = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ChaosError(f"line {number} of {path} is damaged: remove it") from error
     kind = content.get("kind") if isinstance(content, dict) else None
     if number == 1 and kind != "trace":

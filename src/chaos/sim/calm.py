@@ -29,13 +29,20 @@ class Calm:
         everybody = [*self._world.peers.values(), *self._world.dead]
         return any(p.stopped is not None and p.stopped.code == LOST for p in everybody)
 
+    def is_over(self) -> bool:
+        """All members of the newest view were asked to leave, and did: nobody is left who could let others in."""
+        views = [p.node.ctx.view for p in (*self._world.peers.values(), *self._world.dead) if p.node.ctx.views]
+        newest = max(views, key=lambda view: view.id)
+        leavers = {p.info: p for p in self._faults.leavers}
+        return all(info in leavers and leavers[info].stopped is not None for info in newest.members)
+
     def settle(self) -> bool:
-        """Faults cease: heal, go on, end. False if the run is lost. Raises PromiseBroken (I4)."""
+        """Faults cease: heal, go on, end. False if the run is lost or over. Raises PromiseBroken (I4)."""
         world = self._world
         self._faults.cease()
         world.run(world.now + 8.0)
         self._faults.cease()  # what a fault had planned for later
-        if self.is_lost() or not self._faults.living():
+        if self.is_lost() or self.is_over() or not self._faults.living():
             return False
         self._help_joiners()
         world.run_until(self._is_healthy, BOUND)

@@ -28,8 +28,9 @@ class EventHeap:
 
     def run(self, until: float) -> None:
         """Let time pass up to `until`."""
-        while self._heap and self._heap[0][0] <= until:
-            self._next()
+        heap, step = self._heap, self._next
+        while heap and heap[0][0] <= until:
+            step()
         self.now = until
 
     def reaches(self, condition: Callable[[], bool], limit: float) -> bool:

@@ -90,8 +90,9 @@ class Network:
             extra, until = self._spikes.get((src, dst), (0.0, 0.0))
             if self._heap.now < until:
                 arrival += extra * self._random.random()
-        arrival = max(arrival, self._fifo.get((src, dst, channel), 0.0))
-        self._fifo[(src, dst, channel)] = arrival + 1e-9
+        key = (src, dst, channel)
+        arrival = max(arrival, self._fifo.get(key, 0.0))
+        self._fifo[key] = arrival + 1e-9
         return arrival - self._heap.now
 
     def transfer(self, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None], hops: int = HOPS) -> bool:
@@ -100,25 +101,31 @@ class Network:
         Returns:
             False if there is no way. True does not promise that it arrives: a link on the way may break.
         """
-        if pair_of(src, dst) in self.links and src in self.links[pair_of(src, dst)].ends:
-            return self._hop(src, dst, channel, arrive)
+        link = self._link(src, dst)
+        if link is not None:
+            self._hop(link, src, dst, channel, arrive)
+            return True
         sender = self._peers.get(src)
         via = sender.next_hop(dst) if sender is not None and hops > 1 else None
-        if via is None:
+        link = self._link(src, via) if via is not None else None
+        if via is None or link is None:
             return False
 
         def relay(peer: Endpoint) -> None:
             peer.post(lambda: self._relayed(peer.info.id, dst, channel, arrive, hops - 1))
 
-        return self._hop(src, via, channel, relay)
+        self._hop(link, src, via, channel, relay)
+        return True
 
     def _relayed(self, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None], hops: int) -> None:
         self.transfer(src, dst, channel, arrive, hops)
 
-    def _hop(self, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None]) -> bool:
+    def _link(self, src: str, dst: str) -> Link | None:
+        """The link by which `src` can send to `dst`."""
         link = self.links.get(pair_of(src, dst))
-        if link is None or src not in link.ends:
-            return False
+        return link if link is not None and src in link.ends else None
+
+    def _hop(self, link: Link, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None]) -> None:
         self.sent += channel == "control"
 
         def check() -> None:
@@ -130,7 +137,6 @@ class Network:
                 arrive(receiver)
 
         self._heap.at(self._delay(src, dst, channel), check)
-        return True
 
     # --- links ---------------------------------------------------------------------------------------------
 
@@ -240,6 +246,8 @@ class Network:
     # --- faults --------------------------------------------------------------------------------------------
 
     def is_blocked(self, src: str, dst: str) -> bool:
+        if not self._blocked and not self._dark:
+            return False
         return (src, dst) in self._blocked or src in self._dark or dst in self._dark
 
     def cut(self, a: str, b: str) -> None:

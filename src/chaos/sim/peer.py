@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chaos.core import actions as act
 from chaos.core import events as ev
 from chaos.core import worker_messages as wm
-from chaos.core.codec import encode, encode_words
+from chaos.core.codec import encode_words
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Goodbye, Seal, Sealed
 from chaos.core.node import Founding, Node
@@ -21,6 +21,8 @@ from chaos.sim.worker import Worker
 
 if TYPE_CHECKING:
     from chaos.sim.world import World
+
+TICK = ev.Tick()
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class SimPeer:
         """The process dies after so many further actions."""
         self.node = Node(self.info, world.config(founding is not None), founding)
         self.reducer = Reducer(self.info.id, self, world.result_slots)
-        self.node.ctx.result_slots = world.result_slots
+        self.node.handle(ev.ResultMemory(world.result_slots), world.now)
         self.worker = Worker(self)
         self.words: bytes | None = None
         self.trace: list[tuple[float, str, dict[str, Any]]] = []
@@ -75,6 +77,8 @@ class SimPeer:
         """Peers to which its transport keeps a link."""
         self.buffer: int | None = None
         """The step whose gradient lies in the contribution buffer; None while the worker may write there."""
+        self._flipped: set[int] = set()
+        """Steps whose result arrived with a flipped bit."""
         self._inbox: deque[Callable[[], None]] = deque()
         self._busy_until = 0.0
         self._serving: dict[str, Serving] = {}
@@ -108,8 +112,10 @@ class SimPeer:
         if self.lag_s or self._busy_until > heap.now:
             self._busy_until = max(heap.now, self._busy_until) + self.lag_s
             heap.at(self._busy_until - heap.now, lambda: self._take(do))
-        else:
-            self._take(do)
+        elif self.frozen:
+            self._inbox.append(do)
+        elif self.alive:
+            do()
 
     def _take(self, do: Callable[[], None]) -> None:
         if self.frozen:
@@ -132,8 +138,11 @@ class SimPeer:
     def _tick(self) -> None:
         if self.alive:
             if not self.frozen:
-                self.post(lambda: self.handle(ev.Tick()))
+                self.post(self._on_tick)
             self.world.heap.at(self.node.ctx.config.tick_s / self.clock.rate, self._tick)
+
+    def _on_tick(self) -> None:
+        self.handle(TICK)
 
     def handle(self, event: ev.AnyEvent) -> None:
         """Let the node handle an event, then carry out its actions; the process may die between two of them."""
@@ -141,13 +150,23 @@ class SimPeer:
             return
         if isinstance(event, ev.LinkUp):
             for sealed in self.former:
-                self.world.control(self.info.id, event.info.id, encode(Seal(sealed)))
-        self._note_event(event)
+                self.world.control(self.info.id, event.info.id, Seal(sealed))
+        elif isinstance(event, ev.WorkerSaid):
+            self._note_boundary(event.message)
+        elif isinstance(event, ev.ShardStored):
+            self._note_shard(event)
+        self.world.events += 1
         try:
             actions = self.node.handle(event, self.now)
         except RemoteProtocolError as error:
             self.world.refused_by(self, event, error)
             return
+        if actions and not self._do_all(actions):
+            return
+        self.world.promises.after_event(self)
+
+    def _do_all(self, actions: list[act.AnyAction]) -> bool:
+        """False if the process died meanwhile."""
         for action in actions:
             self._do(action)
             if self.crash_after is not None:
@@ -155,19 +174,21 @@ class SimPeer:
                 if self.crash_after <= 0:
                     self.world.crashed(self)
             if not self.alive:
-                return
-        self.world.promises.after_event(self)
+                return False
+        return True
 
-    def _note_event(self, event: ev.AnyEvent) -> None:
-        self.world.events += 1
-        match event:
-            case ev.WorkerSaid(wm.Boundary(applied, part, _)) if part is not None:
+    def _note_boundary(self, message: wm.FromWorker) -> None:
+        match message:
+            case wm.Boundary(applied, part, _) if part is not None:
                 self.buffer = applied + 1
-            case ev.ShardStored(step, shard, _, True) if step == self._stored[0]:
-                self._stored[1].add(shard)
-                self.world.disks[self.index].add(self._hashes[shard])
-                for dst, serving in self._serving.items():
-                    self._send_next(dst, serving)
+
+    def _note_shard(self, event: ev.ShardStored) -> None:
+        """What came whole can be passed on, and stays on this host's disk."""
+        if event.ok and event.step == self._stored[0]:
+            self._stored[1].add(event.shard)
+            self.world.disks[self.index].add(self._hashes[event.shard])
+            for dst, serving in self._serving.items():
+                self._send_next(dst, serving)
 
     def next_hop(self, dst: str) -> str | None:
         """Where this peer's transport sends what is for a peer without a direct link."""
@@ -185,7 +206,7 @@ class SimPeer:
             case act.Trace(kind, fields):
                 self._note(kind, fields)
             case act.Send(dst, message):
-                world.control(self.info.id, dst, encode(message))
+                world.control(self.info.id, dst, message)
             case act.Persist(words):
                 self.words = encode_words(words)
             case act.ToWorker(message):
@@ -204,7 +225,7 @@ class SimPeer:
             case act.SendGoodbye(peers, reason, complete):
                 if self.words is not None:
                     for peer in peers:
-                        world.control(self.info.id, peer, encode(Goodbye(self.sealed(), reason, complete)))
+                        world.control(self.info.id, peer, Goodbye(self.sealed(), reason, complete))
             case act.Tell(text):
                 self._note("told", {"text": text})
             case act.Stop():
@@ -285,6 +306,10 @@ class SimPeer:
         self.world.frame(self, dst, kind, view_id, step, parts)
 
     def round_complete(self, view_id: int, step: int, result: Result) -> None:
+        if (self.index, step) in self.world.corrupt:
+            self._flipped.add(step)
+        else:
+            self._flipped.discard(step)
         body = digest("bit flip", self.index) if self.is_corrupt(step) else digest(result)
         self._later(0.0001, ev.RoundComplete(view_id, step, step % 64, body, ()))
 
@@ -364,7 +389,8 @@ class SimPeer:
         return found
 
     def is_corrupt(self, step: int) -> bool:
-        return (self.index, step) in self.world.corrupt
+        """Whether the result arrived with a flipped bit: its digest is of the bytes that the worker applies."""
+        return step in self._flipped
 
     def compute_s(self) -> float:
         seconds = self.world.random.uniform(0.5, 1.5) * self.world.compute * self.slowness

@@ -85,7 +85,11 @@ class Promises:
         raise PromiseBroken(promise, self._world.seed, self._world.now, text)
 
     def ledger(self, peer: SimPeer) -> Ledger:
-        return self._ledgers.setdefault((peer.info.id, peer.info.incarnation), Ledger())
+        key = peer.info.id, peer.info.incarnation
+        ledger = self._ledgers.get(key)
+        if ledger is None:
+            ledger = self._ledgers[key] = Ledger()
+        return ledger
 
     def note(self, peer: SimPeer, kind: str, fields: dict[str, Any]) -> None:
         """A node wrote a line of its trace."""

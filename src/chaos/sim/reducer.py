@@ -50,7 +50,10 @@ class Reducer:
         self._later: list[Frame] = []
 
     def _view_for(self, step: int) -> View | None:
-        return next((v for v in reversed(self._views) if step >= v.first_step), None)
+        for view in reversed(self._views):
+            if step >= view.first_step:
+                return view
+        return None
 
     def _governs(self, view_id: int, step: int) -> bool:
         view = self._view_for(step)
@@ -68,8 +71,10 @@ class Reducer:
         self._retry()
 
     def _is_full(self, step: int) -> bool:
+        if step <= self.finished or len(self.results) + len(self._rounds) < self._slots:
+            return False
         taken = self.results.keys() | {s for (_, s), r in self._rounds.items() if r.arrived or r.finals}
-        return step > self.finished and step not in taken and len(taken) >= self._slots
+        return step not in taken and len(taken) >= self._slots
 
     def _retry(self) -> None:
         later, self._later = self._later, []
@@ -86,15 +91,21 @@ class Reducer:
             return
         if step in self._fetching or not self._governs(view_id, step):
             return
-        current = self._rounds.setdefault((view_id, step), Round())
+        current = self._round(view_id, step)
         (current.arrived if kind == "contribution" else current.finals)[src] = parts
         self._check(view_id, step, current)
+
+    def _round(self, view_id: int, step: int) -> Round:
+        current = self._rounds.get((view_id, step))
+        if current is None:
+            current = self._rounds[(view_id, step)] = Round()
+        return current
 
     def known(self, view_id: int, step: int, src: str, empty: bool) -> None:
         """`src` takes part in this attempt."""
         if step in self._fetching or not self._governs(view_id, step):
             return
-        current = self._rounds.setdefault((view_id, step), Round())
+        current = self._round(view_id, step)
         current.known[src] = empty
         self._check(view_id, step, current)
 
@@ -102,7 +113,8 @@ class Reducer:
         view = self._view_for(step)
         assert view is not None
         members = view.member_ids()
-        if self._me in members and not current.finalised and all(m in current.known for m in members):
+        waits = current.finalised or len(current.known) < len(members) or self._me not in members
+        if not waits and all(m in current.known for m in members):
             real = [m for m in members if not current.known[m]]
             if real and all(m in current.arrived for m in real):
                 current.finalised = True

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chaos.core.context import NodeConfig
 from chaos.core.detector import DetectorConfig
-from chaos.core.errors import RemoteProtocolError
+from chaos.core.errors import ChaosError, RemoteProtocolError
 from chaos.core.node import Node
-from chaos.observe.record import Recording, digest_of
+from chaos.observe.record import Head, Recording, digest_of
 
 
 @dataclass
@@ -25,13 +26,21 @@ class Replay:
     """The first event after which the node did something else; empty if there is none."""
 
 
+def _config(head: Head, verify: Callable[[bytes, bytes, bytes], bool]) -> NodeConfig:
+    """Raises ChaosError: it has options that this version does not know."""
+    try:
+        fields: dict[str, Any] = {**head.config, "detector": DetectorConfig(**head.detector)}
+        return NodeConfig(verify=verify, **fields)
+    except TypeError as error:
+        raise ChaosError(f"the recording is of another version of chaos: {error}") from error
+
+
 def replay(path: Path) -> Replay:
     """Raises ChaosError: it can't be read, or is no recording."""
     with Recording(path) as recording:
         head, refused = recording.head, False
-        fields: dict[str, Any] = {**head.config, "detector": DetectorConfig(**head.detector)}
         # Signatures were checked when it was recorded; whether an event was refused is in the recording.
-        node = Node(head.me, NodeConfig(verify=lambda *_: not refused, **fields), head.founding)
+        node = Node(head.me, _config(head, lambda *_: not refused), head.founding)
         result, began = Replay(head.me.name), None
         for entry in recording.entries():
             began = entry.now if began is None else began

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from chaos.core import events as ev
-from chaos.core.codec import decode
+from chaos.core.codec import decode, encode
 from chaos.core.context import NodeConfig, Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import PeerMessage
@@ -90,6 +90,9 @@ class World:
         self.trouble: float | None = None
         """When the last fault was, for those who may expect calm; None: there was none."""
         self._trace = hashlib.blake2b(digest_size=16)
+        self._said: PeerMessage | None = None
+        """The last control message, and what its receivers decode."""
+        self._heard: PeerMessage
 
     def config(self, founder: bool) -> NodeConfig:
         return NodeConfig(
@@ -124,11 +127,16 @@ class World:
 
     # --- messages and bytes ----------------------------------------------------------------------------------
 
-    def control(self, src: str, dst: str, data: bytes) -> None:
-        """A control message: lost where a link on its way breaks, and where there is no way."""
+    def control(self, src: str, dst: str, said: PeerMessage) -> None:
+        """A control message: lost where a link on its way breaks, and where there is no way.
+
+        It goes through the codec once, however many it is said to: messages are immutable.
+        """
+        if said is not self._said:
+            self._said, self._heard = said, decode(encode(said))
+        message = self._heard
 
         def arrive(receiver: Any) -> None:
-            message = decode(data)
             self.overheard.append(message)
             receiver.post(lambda: receiver.handle(ev.Received(src, message)))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import torch
 
 from chaos.core.data import Span, held
@@ -25,6 +26,7 @@ from chaos.core.worker_messages import (
     StateLoaded,
     StateRefused,
     TakeSnapshot,
+    Told,
     Welcome,
 )
 from chaos.train.buckets import Buckets, ResultRing
@@ -32,6 +34,7 @@ from chaos.train.buffers import AgreedBuffers
 from chaos.train.data import step_seed
 from chaos.train.errors import AgentLost, StateMismatch
 from chaos.train.gradients import Gradients, from_bitmap
+from chaos.train.options import OnEvent
 from chaos.train.outcome import Outcome
 from chaos.train.snapshots import Snapshots
 from chaos.train.update import Update
@@ -60,9 +63,10 @@ class Means:
 class BoundaryLoop:
     """Sends `Boundary` and obeys until `Proceed`. Where the run stands is in its attributes."""
 
-    def __init__(self, link: Link, means: Means, welcome: Welcome, seed: int) -> None:
+    def __init__(self, link: Link, means: Means, welcome: Welcome, seed: int, on_event: OnEvent | None = None) -> None:
         self._link = link
         self._means = means
+        self._on_event = on_event
         self.peer = welcome.peer
         self.seed = seed
         self.applied = welcome.step if welcome.founder else 0
@@ -74,6 +78,8 @@ class BoundaryLoop:
         self.last = Outcome()
         self._held: Commit | None = None
         self._began = self._proceeded = time.monotonic()
+        self._updated_s = 0.0
+        """What updates took since the last boundary."""
 
     @property
     def standing(self) -> Proceed:
@@ -99,7 +105,8 @@ class BoundaryLoop:
         if contribution is None:
             self._means.buffers.revert()
         try:
-            self._link.send(Boundary(self.applied, contribution, self._began - self._proceeded, by_hand=hold))
+            compute_s, update_s, self._updated_s = self._began - self._proceeded, self._updated_s, 0.0
+            self._link.send(Boundary(self.applied, contribution, compute_s, by_hand=hold, update_s=update_s))
         except AgentLost:
             self._raise_if_declined()
             raise
@@ -123,15 +130,19 @@ class BoundaryLoop:
             message, fds = self._link.receive()
             match message:
                 case Commit():
+                    began = time.monotonic()
                     self._load(message)
                     if message.step == hold:
                         self._held = message
                         return
                     self._finish(message)
+                    self._updated_s += time.monotonic() - began
                 case LoadState():
                     self._load_state(message.manifest, fds[0])
                 case PrepareSnapshot():
                     self._means.snapshots.prepare(self.seed)
+                case Told(lines):
+                    self._tell(lines)
                 case TakeSnapshot():
                     self._means.snapshots.want(message.step)
                     self._means.snapshots.take_due(self.applied, self.seed)
@@ -142,6 +153,12 @@ class BoundaryLoop:
                     raise Refused(message.reason)
                 case Welcome():
                     raise RemoteProtocolError("the agent welcomed this worker twice")
+
+    def _tell(self, lines: tuple[bytes, ...]) -> None:
+        """What the script's function raises ends the script, as what it raises elsewhere does."""
+        if self._on_event is not None:
+            for line in lines:
+                self._on_event(msgspec.json.decode(line, type=dict[str, Any]))
 
     def _load(self, commit: Commit) -> None:
         """Put the reduced, unscaled gradients into `p.grad`."""

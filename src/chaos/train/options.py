@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from chaos.core.errors import ChaosError
+
+OnEvent = Callable[[dict[str, Any]], None]
+"""A script's function that is called with each event of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,12 +20,12 @@ from chaos.train.boundary import BoundaryLoop, Means
 from chaos.train.buckets import Buckets, ResultRing
 from chaos.train.buffers import AgreedBuffers
 from chaos.train.data import Collate, Source
-from chaos.train.extras import check_extras
+from chaos.train.extras import check_extras, tensors_of
 from chaos.train.fingerprint import fingerprint
 from chaos.train.gradients import Gradients
 from chaos.train.launch import agent_address
 from chaos.train.layout import plan_layout
-from chaos.train.options import Options
+from chaos.train.options import OnEvent, Options
 from chaos.train.outcome import Outcome
 from chaos.train.parts import Parts
 from chaos.train.peer_run import PeerRun
@@ -67,6 +67,8 @@ class Session(AbstractContextManager["Session"]):
             averaged weights. A joiner is given them, and refused if it has others.
         after_update: called after every update, also of those that a joiner catches up with. Extras may change
             here only, in the same way on every peer.
+        on_event: called in `step` with each event of the run, at whatever peer: a line of the trace as a
+            dictionary (docs/trace.md). Alone: with `commit` only. See `chaos.log_to_tensorboard`, `log_to_wandb`.
 
     Raises:
         ChaosError: in one line, what can't be trained together and what to do instead.
@@ -87,6 +89,7 @@ class Session(AbstractContextManager["Session"]):
         on_nonfinite: str = "skip",
         extras: Mapping[str, Any] | None = None,
         after_update: Callable[[], None] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self._options = Options(
             max_grad_norm=max_grad_norm,
@@ -102,6 +105,7 @@ class Session(AbstractContextManager["Session"]):
         self._after_update = after_update
         self._parts = Parts(model)
         self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
+        self._on_event = on_event
         self._run: Run | None = None
 
     def __enter__(self) -> Session:
@@ -115,10 +119,10 @@ class Session(AbstractContextManager["Session"]):
         update.after = self._after_update
         address = agent_address(os.environ)
         if address is None:
-            self._run = SoloRun(self._options, update, params)
+            self._run = SoloRun(self._options, update, params, self._on_event)
         else:
             _exit_codes_of_errors()
-            self._run = _join(AgentLink.connect(address), training, update, self._options)
+            self._run = _join(AgentLink.connect(address), training, update, self._options, self._on_event)
         return self
 
     def __exit__(
@@ -220,11 +224,13 @@ class Session(AbstractContextManager["Session"]):
         return self._run
 
 
-def _join(link: AgentLink, training: Training, update: Update, options: Options) -> PeerRun:
+def _join(link: AgentLink, training: Training, update: Update, options: Options, on_event: OnEvent | None) -> PeerRun:
     """Register with the agent and wait until this worker may compute its first step."""
     plan = plan_layout(training.parts, options.wire == "bf16")
     identity = fingerprint(training, options)
-    link.send(Register(os.getpid(), identity, plan.layout))
+    nbytes = training.parts.nbytes() + sum(tensor.nbytes for _, tensor in tensors_of(training.extras))
+    register = Register(os.getpid(), identity, plan.layout, nbytes, on_event is not None)
+    link.send(register)
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
         raise Refused(welcome.reason)
@@ -235,7 +241,7 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options)
     gradients = Gradients(buckets, training.parts.frozen)
     means = Means(buckets, training.buffers, gradients, ring, update, Snapshots(training, link.send))
     seed = (welcome.seed + options.seed) % 2**63
-    return PeerRun(options, link, means, BoundaryLoop(link, means, welcome, seed), welcome.name)
+    return PeerRun(options, link, means, BoundaryLoop(link, means, welcome, seed, on_event), welcome.name)
 
 
 def _exit_codes_of_errors() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from chaos.core.errors import ChaosError
 from chaos.train.data import Source, permutation, step_seed
-from chaos.train.options import Options
+from chaos.train.options import OnEvent, Options
 from chaos.train.outcome import Outcome
 from chaos.train.run import Run
 from chaos.train.update import Update
@@ -24,8 +25,11 @@ PEER = "0" * 16
 class SoloRun(Run):
     """One process, no other peers. Samples come in the order in which a run with peers would lease them."""
 
-    def __init__(self, options: Options, update: Update, params: list[nn.Parameter]) -> None:
+    def __init__(
+        self, options: Options, update: Update, params: list[nn.Parameter], on_event: OnEvent | None = None
+    ) -> None:
         super().__init__(options, update)
+        self._on_event = on_event
         self.name = socket.gethostname()
         self.peer = PEER
         self._params = params
@@ -109,6 +113,17 @@ class SoloRun(Run):
         self._steps += 1
         self._last = Outcome(self._steps, loss, total, self._skip)
         self._begin_step()
+        if self._on_event is not None:
+            self._on_event(self._commit_event())
+
+    def _commit_event(self) -> dict[str, Any]:
+        """As a peer's trace has it, as far as there is anything to tell."""
+        last = self._last
+        return {
+            "kind": "commit", "t": time.monotonic(), "wall": time.time(), "peer": self.name, "at_step": last.step,
+            "step": last.step, "loss": last.loss, "weight": last.weight, "skip": last.skipped,
+            "contributors": [self.peer], "late": [],
+        }  # fmt: skip
 
     def _begin_step(self) -> None:
         for param in self._params:

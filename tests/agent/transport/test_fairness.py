@@ -6,6 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from chaos.agent.transport import BulkHeader, TransportConfig
@@ -13,7 +14,7 @@ from chaos.agent.transport.hop import Receipt, encode_hop
 from chaos.agent.transport.rate import GAINS, SHARE
 from chaos.agent.transport.streams import SO_MAX_PACING_RATE
 
-from .ends import Stranger, eventually, plain_info, run, world
+from .ends import Stranger, eventually, hello_of, plain_info, run, world
 
 MIB = 2**20
 BUDGET = 256 * 1024
@@ -101,5 +102,37 @@ def test_the_receivers_report_sets_the_pace(source: str, nbytes: int, paced: boo
             assert after == (int(nbytes * SHARE * GAINS[1]) if paced else before)
             control.close()
             lane.close()
+
+    run(test())
+
+
+def test_a_lane_that_idles_has_no_share_of_the_pace() -> None:
+    """One frame at a time keeps one lane busy: with half the pace each sample would be half the one before."""
+
+    async def test() -> None:
+        async with world() as w:
+            a, z = await w.end("a"), plain_info("z")
+            control, lane = await Stranger.link(a, z, "127.0.0.2")
+            second = msgspec.structs.replace(hello_of(z, "bulk", serial=2), lane=1)
+            other, _ = await Stranger.greet(a, second, "127.0.0.2")
+            link = a.transport._shared.roster.links[z.id]
+            await eventually(lambda: len(link._lanes) == LANES)
+
+            def paces() -> list[int]:
+                socks = [lane._stream.sock for lane in link._lanes.values()]
+                return [sock.getsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE) for sock in socks]
+
+            rate = 25 * 10**6
+            whole = int(rate * SHARE * GAINS[1])
+            control.write(encode_hop(Receipt((), rate, 10**6)))
+            await eventually(lambda: paces() == [whole] * 2)
+            a.transport.send_bulk(z.id, BulkHeader(kind=1, index=0), bytes(1000))
+            await eventually(lambda: [lane.busy for lane in link._lanes.values()].count(True) == 1)
+            assert paces() == [whole] * 2
+            for index in range(1, 30):
+                a.transport.send_bulk(z.id, BulkHeader(kind=1, index=index), bytes(4 * MIB))
+            await eventually(lambda: paces() == [whole // 2] * 2)
+            for stranger in (control, lane, other):
+                stranger.close()
 
     run(test())

@@ -107,3 +107,17 @@ def test_meter_counts_overlapping_lanes_once() -> None:
         (9.0, 10, False, True),
     )
     assert meter(*lanes) == (30, 3.0)
+
+
+def test_meter_leaves_out_the_ramp_after_a_rest() -> None:
+    it = BusyMeter()
+    it.ramp_s = 0.2
+    for now, nbytes in ((10.0, 0), (10.1, 5), (10.2, 10), (10.3, 100), (10.4, 100)):
+        it.note(now, nbytes, now > 10.0, now < 10.4)
+    assert (it.nbytes, it.busy_s) == (200, pytest.approx(0.2)), "the first 0.2 s tell about TCP"
+    it.note(10.42, 7, False, True)
+    it.note(10.5, 90, True, False)
+    assert (it.nbytes, it.busy_s) == (290, pytest.approx(0.28)), "a frame that follows at once continues the busy time"
+    it.note(11.0, 7, False, True)
+    it.note(11.15, 90, True, False)
+    assert (it.nbytes, it.busy_s) == (290, pytest.approx(0.28)), "after a rest all begins anew"

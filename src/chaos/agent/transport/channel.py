@@ -40,6 +40,12 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._owned = True
 
+    @property
+    def local(self) -> tuple[Any, ...]:
+        """The socket address at this end."""
+        name: tuple[Any, ...] = self._sock.getsockname()
+        return name
+
     async def secure(self, context: ssl.SSLContext, server_side: bool) -> ssl.SSLObject:
         """TLS handshake."""
         stream = TlsStream(self._sock, context, server_side)

@@ -28,6 +28,9 @@ class LaneOwner(Protocol):
     def lane_read(self, nbytes: int) -> None:
         """So many bytes have come."""
 
+    def lane_wrote(self) -> None:
+        """The lane has sent something, and may be busy now where it was not."""
+
     def lane_broken(self, lane: Lane, reason: str, misbehaved: bool) -> None:
         """The lane has closed itself."""
 
@@ -60,6 +63,11 @@ class Lane:
     def received(self) -> int:
         """Whole frames received."""
         return self._receiver.frames
+
+    @property
+    def busy(self) -> bool:
+        """Something that it was given to send has not been confirmed."""
+        return self.sender.sent > self.sender.confirmed or self.sender.backlog > 0
 
     @property
     def bytes_in(self) -> int:
@@ -164,6 +172,7 @@ class Lane:
             self._break(str(error), False)
             return
         self._watch_write(halt is not Halt.EMPTY)
+        self._owner.lane_wrote()
 
     def _meter(self, nbytes: int) -> None:
         amid = self._receiver.amid

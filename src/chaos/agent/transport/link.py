@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from chaos.agent.transport.bulk import OutFrame, Verdict
 from chaos.agent.transport.config import TransportConfig
@@ -31,7 +31,7 @@ from chaos.agent.transport.hop import (
     encode_hop,
 )
 from chaos.agent.transport.lane import Lane
-from chaos.agent.transport.rate import BusyMeter, RateEstimator
+from chaos.agent.transport.rate import RAMP_ROUND_TRIPS, BusyMeter, RateEstimator
 from chaos.agent.transport.streams import Stream, give_up_after, same_host
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.types import PeerInfo
@@ -54,12 +54,18 @@ class LinkInfo:
     control_out: int
     bulk_in: int
     bulk_out: int
+    kinds_out: dict[int, int]
+    """Bytes of payloads that were queued, by the kind in their header."""
     since: float
     """The event loop's clock when the link came up."""
     lanes: int
     """Bulk connections that stand now."""
     address: str
     """Of the other end of the control connection."""
+
+    def for_people(self) -> dict[str, Any]:
+        """What `chaos status` shows."""
+        return {"address": self.address, "rtt_ms": round(self.rtt_s * 1000, 3), "bytes_per_s": self.rate_bps}
 
 
 class State(enum.Enum):
@@ -128,6 +134,8 @@ class Link:
         self._urgent: deque[OutFrame] = deque()
         self._queued = 0
         self._estimator = RateEstimator()
+        self._paced_for = 0
+        """Lanes that were busy when the pace was shared among them."""
         self._rtts: deque[float] = deque(maxlen=RTT_SAMPLES)
         self._ping_us = 0
         """When the ping that is not answered yet was sent; 0 if there is none."""
@@ -135,6 +143,7 @@ class Link:
         self._unreported = 0
         self._bulk_in = 0
         self._bulk_out = 0
+        self._kinds_out: Counter[int] = Counter()
         self._gap_timer: asyncio.TimerHandle | None = self._loop.call_later(config.handshake_timeout_s, self._no_lane)
         self._ping_timer: asyncio.TimerHandle | None = None
         self._receipt_timer: asyncio.TimerHandle | None = None
@@ -222,6 +231,7 @@ class Link:
             control_out=control.bytes_out if control else 0,
             bulk_in=self._bulk_in + sum(lane.bytes_in for lane in lanes),
             bulk_out=self._bulk_out + sum(lane.sender.nbytes for lane in lanes),
+            kinds_out=dict(self._kinds_out),
             since=self._since,
             lanes=len(lanes),
             address=self.address,
@@ -252,6 +262,7 @@ class Link:
             return
         (self._urgent if urgent else self._queue).append(frame)
         self._queued += frame.header.length
+        self._kinds_out[frame.header.kind] += frame.header.length
         for lane in self._lanes.values():
             lane.wake()
 
@@ -297,6 +308,10 @@ class Link:
             self._send_receipt()
         elif self._receipt_timer is None and nbytes:
             self._receipt_timer = self._loop.call_later(self._config.receipt_interval_s, self._send_receipt)
+
+    def lane_wrote(self) -> None:
+        if self._busy_lanes() != self._paced_for:
+            self._apply_pace()
 
     def lane_broken(self, lane: Lane, reason: str, misbehaved: bool) -> None:
         if self.state is State.CLOSED:
@@ -345,6 +360,7 @@ class Link:
             if self._ping_us and message.sent_us == self._ping_us:
                 self._ping_us = 0
                 self._rtts.append(self._loop.time() - message.sent_us / 1e6)
+                self.meter.ramp_s = RAMP_ROUND_TRIPS * min(self._rtts)
         elif isinstance(message, Receipt):
             self._receipt(message)
         elif isinstance(message, LaneClosed):
@@ -356,7 +372,7 @@ class Link:
         totals = dict(receipt.frames)
         for lane in list(self._lanes.values()):
             self._confirm(lane, totals.get(lane.serial, lane.sender.confirmed))
-        if self._estimator.report(receipt.nbytes, receipt.busy_us / 1e6):
+        if self._estimator.report(receipt.nbytes, receipt.busy_us / 1e6) or self._busy_lanes() != self._paced_for:
             self._apply_pace()
 
     def _lane_closed(self, message: LaneClosed) -> None:
@@ -392,13 +408,21 @@ class Link:
         frames = tuple((lane.serial, lane.received) for lane in self._lanes.values())
         self.send_control(encode_hop(Receipt(frames, self.meter.nbytes, int(self.meter.busy_s * 1e6))))
 
+    def _busy_lanes(self) -> int:
+        return sum(lane.busy for lane in self._lanes.values() if not lane.local)
+
     def _apply_pace(self) -> None:
+        """Share the link's pace among the lanes that have something to send.
+
+        A share for one that idles would be lost: the next sample would be smaller, the pace after it again, and so on.
+        """
         if not self._config.pacing or not self._lanes:
             return
         rate = self._estimator.pace()
+        self._paced_for = self._busy_lanes()
         for lane in self._lanes.values():
             if not lane.local:
-                lane.pace(None if rate is None else rate // len(self._lanes))
+                lane.pace(None if rate is None else rate // max(1, self._paced_for))
 
     def _ping(self) -> None:
         if not self._ping_us:

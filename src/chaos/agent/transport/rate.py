@@ -22,6 +22,11 @@ GROWN = 1.05
 """A sample so much above the rate is a link with more room, and not noise."""
 SHARE = 0.95
 """Of the rate; leaves room for control and for acknowledgements (measured: 190 of 191 Mbit/s went through)."""
+RAMP_ROUND_TRIPS = 6
+"""After a rest TCP begins with 10 packets and doubles them each round trip; six give it 1 MB. What came meanwhile tells
+about TCP and not about the link: with 40 ms, bursts of 0.2 s were paced down to a third of what they reach."""
+GAP_S = 0.03
+"""A shorter rest between frames is none: the sender's next frame was late, but TCP has not begun anew."""
 FAST_ENOUGH = 250e6
 """Bytes per second above which nothing is paced: a queue of 256 KB is gone in a millisecond."""
 
@@ -29,18 +34,25 @@ FAST_ENOUGH = 250e6
 class BusyMeter:
     """Receiver's side: bytes that came while at least one frame was incomplete, and for how long that was so.
 
-    Bytes of the read that starts a busy time do not count: they arrived before it.
+    Bytes of the read that starts a busy time do not count: they arrived before it. Nor does what comes within
+    `ramp_s` after a rest.
     """
 
     def __init__(self) -> None:
         self.nbytes = 0
         self.busy_s = 0.0
+        self.ramp_s = 0.0
+        self._since = 0.0
+        """When the last rest ended."""
         self._incomplete = 0
         self._mark = 0.0
 
     def note(self, now: float, nbytes: int, before: bool, after: bool) -> None:
         """A connection read `nbytes`, until `now`; it was amid a frame `before`, and is so `after`."""
-        if self._incomplete:
+        if not self._incomplete:
+            if now - self._mark > GAP_S:
+                self._since = now
+        elif now - self._since > self.ramp_s:
             self.nbytes += nbytes
             self.busy_s += now - self._mark
         self._mark = now

@@ -110,6 +110,11 @@ class Transport:
     def set_run_id(self, run_id: str) -> None:
         self._shared.run_id = run_id
 
+    @property
+    def security(self) -> Security:
+        """The one in force now."""
+        return self._shared.security
+
     def set_security(self, security: Security) -> None:
         """For connections from now on. Links that stand are not checked again: disconnect those of an evicted party."""
         self._shared.security = security

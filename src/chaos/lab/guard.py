@@ -1,4 +1,4 @@
-"""Ends whatever a demo started, when the demo ends, whatever way it ends: `python -m chaos.cli.demo_guard DIRECTORY`.
+"""Ends whatever a demo started, when the demo ends, whatever way it ends: `python -m chaos.lab.guard DIRECTORY`.
 
 The guard waits until the pipe on its standard input closes, which the kernel does for a demo that was killed as
 well. Then it kills every process that has DIRECTORY/runtime as its CHAOS_RUNTIME_DIR, and removes DIRECTORY.
