@@ -165,7 +165,7 @@ def text(
         "Delay over the limit, by donors (all states; median, lowest, highest)", ("method", *map(str, DONORS))
     )
     by_state = Table("Delay over the limit, by state", ("method", *(f"{s / 1e9:g} GB" for s in CASES)))
-    waits = Table("Seconds for which every incumbent stands still, 1 GB (median)", ("method", *map(str, DONORS)))
+    waits = Table("Seconds for which every incumbent stands still, 100 MB (median)", ("method", *map(str, DONORS)))
     dips = Table(
         "Delay over the limit, 1 GB from 8 donors, of which one falls to a tenth after a third", ("method", "ratio")
     )
@@ -176,7 +176,7 @@ def text(
         by_state.rows.append(
             (name, *(spread([r for d in DONORS for r in ratios.get((name, s, d), ())]) for s in CASES))
         )
-        waits.rows.append((name, *(f"{median(idle[name, 10**9, d]):.0f}" for d in DONORS)))
+        waits.rows.append((name, *(f"{median(idle[name, 10**8, d]):.1f}" for d in DONORS)))
         dips.rows.append((name, spread(dipped[name])))
     networks = sum(2 * number * len(several) for number, several in CASES.values())
     head = f"# A joiner's state over simulated networks\n\n{__doc__.split(chr(10) * 2, 2)[2].strip()}\n\n"

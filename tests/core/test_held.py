@@ -5,12 +5,8 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from chaos.core.events import SnapshotHashed
-from chaos.core.learner import Phase, flaw, own_bytes
-from chaos.core.messages import SnapshotOffer
-from chaos.core.types import DataState, Fingerprint, StateManifest, TensorSpec
-from chaos.core.worker_desk import Worker
+from chaos.core.learner import Phase
 from chaos.sim.peer import SimPeer
-from chaos.sim.symbols import LAYOUT
 from chaos.sim.world import World
 from tests.core.test_fetch import fetched, join, wide_run
 from tests.core.test_outcomes import check, traces
@@ -83,15 +79,6 @@ def test_a_state_that_differs_is_mended_at_the_step_at_which_it_was_compared():
     assert len(traces(joiner, "catch_up")) == 1, "it did not begin anew"
     world.run_until(lambda: joiner in world.members(), 10)
     check(world)
-
-
-def test_a_large_frozen_model_with_small_gradients_is_no_flaw():
-    """What is trained may be a thousandth of the model: the offered state has all of it."""
-    fingerprint = Fingerprint((TensorSpec("frozen", "float32", (10**9,)),), (), "sgd", "2", "")
-    offer = SnapshotOffer(7, b"", DataState(), StateManifest(7, 4 * 10**9, (), b""), 2**22, (b"",) * 1000)
-    assert flaw(offer, own_bytes(Worker(fingerprint, LAYOUT))) == ""
-    tiny = Fingerprint((), (), "sgd", "2", "")
-    assert "a model of" in flaw(offer, own_bytes(Worker(tiny, LAYOUT)))
 
 
 def test_a_member_without_memory_for_a_snapshot_is_no_donor_and_says_why():
