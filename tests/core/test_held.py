@@ -5,8 +5,12 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from chaos.core.events import SnapshotHashed
-from chaos.core.learner import Phase
+from chaos.core.learner import Phase, flaw, own_bytes
+from chaos.core.messages import SnapshotOffer
+from chaos.core.types import DataState, Fingerprint, StateManifest, TensorSpec
+from chaos.core.worker_desk import Worker
 from chaos.sim.peer import SimPeer
+from chaos.sim.symbols import LAYOUT
 from chaos.sim.world import World
 from tests.core.test_fetch import fetched, join, wide_run
 from tests.core.test_outcomes import check, traces
@@ -79,3 +83,32 @@ def test_a_state_that_differs_is_mended_at_the_step_at_which_it_was_compared():
     assert len(traces(joiner, "catch_up")) == 1, "it did not begin anew"
     world.run_until(lambda: joiner in world.members(), 10)
     check(world)
+
+
+def test_a_large_frozen_model_with_small_gradients_is_no_flaw():
+    """What is trained may be a thousandth of the model: the offered state has all of it."""
+    fingerprint = Fingerprint((TensorSpec("frozen", "float32", (10**9,)),), (), "sgd", "2", "")
+    offer = SnapshotOffer(7, b"", DataState(), StateManifest(7, 4 * 10**9, (), b""), 2**22, (b"",) * 1000)
+    assert flaw(offer, own_bytes(Worker(fingerprint, LAYOUT))) == ""
+    tiny = Fingerprint((), (), "sgd", "2", "")
+    assert "a model of" in flaw(offer, own_bytes(Worker(tiny, LAYOUT)))
+
+
+def test_a_member_without_memory_for_a_snapshot_is_no_donor_and_says_why():
+    world, peers = wide_run([1e6] * 3)
+    world.without_memory = {1}
+    peers[1].node.donor._prepared = False
+    joiner = join(world, 3)
+    line = fetched(world, joiner)
+    assert set(line["sources"]) == {"p0", "p2"}
+    assert traces(peers[1], "donor_declines") == [{"reason": "no memory for a snapshot"}]
+    world.run_until(lambda: joiner in world.members(), 10)
+    check(world)
+
+
+def test_a_joiner_without_memory_is_told_so():
+    world, _ = wide_run([1e6] * 2)
+    world.without_memory = {2}
+    joiner = world.join(2, 0)
+    world.run_until(lambda: joiner.stopped is not None, 20)
+    assert "no memory for a snapshot" in joiner.stopped.reason

@@ -6,6 +6,7 @@ import pytest
 
 from chaos.core.fetch import from_bitmap, to_bitmap
 from chaos.core.learner import Phase
+from chaos.core.messages import SnapshotAt
 from chaos.sim.peer import SimPeer
 from chaos.sim.world import World
 from tests.core.test_fetch import STATE, fetched, wide_run
@@ -107,3 +108,24 @@ def test_a_corrupt_shard_of_a_fellow_comes_from_a_donor():
 def test_bitmaps(shards: frozenset[int]):
     assert from_bitmap(to_bitmap(shards), 100) == shards
     assert from_bitmap(to_bitmap(shards), 5) == frozenset(s for s in shards if s < 5)
+
+
+def test_a_snapshot_that_is_still_to_come_is_not_offered_to_another():
+    """Of a run that waits for peers it never came: one learner waited for it, and kept the donor busy for the other."""
+    world = World(1)
+    world.min_peers = 3
+    founder = world.found(0)
+    world.run(0.1)
+    first = world.join(1, 0)
+    world.run_until(lambda: first.node.learner.phase == Phase.VERIFY, 5)
+    donor = founder.node.donor
+    first.freeze()
+    world.run(world.now + 0.2)
+    donor.give_up()
+    donor.on_snapshot_at(first.id, SnapshotAt(1))
+    second = world.join(2, 0)
+    world.run_until(lambda: second.node.learner.phase == Phase.OFFER, 5)
+    first.wake()
+    world.run_until(lambda: len(world.members()) == 3, 10)
+    assert second in world.members()
+    check(world)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from chaos.core.worker_messages import (
     Boundary,
     Finished,
     PrepareSnapshot,
+    SnapshotDeclined,
     SnapshotMissed,
     SnapshotPrepared,
     SnapshotTaken,
@@ -385,11 +387,24 @@ def test_an_update_waits_for_the_copy_and_reports_the_stall(agents: Make, monkey
 
 
 def test_a_failed_copy_reaches_the_script(agents: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(nbytes: int) -> Iterator[None]:
-        raise ChaosError(f"no memory for {nbytes}")
+    def fail(*_args: object) -> None:
+        raise ChaosError("the device is lost")
 
-    monkeypatch.setattr(snapshots, "_allocate", fail)
+    monkeypatch.setattr(snapshots, "copy_out", fail)
     agent = agents()
     agent.at[2] = order(1)
-    with pytest.raises(ChaosError, match="no memory for"):
+    with pytest.raises(ChaosError, match="the device is lost"):
         steps(agent, 4)
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_without_memory_for_a_snapshot_the_training_goes_on(
+    agents: Make, monkeypatch: pytest.MonkeyPatch, prepare: bool
+) -> None:
+    monkeypatch.setattr(snapshots, "psutil", SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=100)))
+    agent = agents()
+    agent.at[2] = order(2, prepare)
+    steps(agent, 4)
+    declined = agent.peers[0].of(SnapshotDeclined)
+    assert declined and "no memory for a snapshot" in declined[0].reason and "free some" in declined[0].reason
+    assert not agent.peers[0].of(SnapshotTaken)

@@ -91,15 +91,27 @@ class Donor:
     def _answer_ready(self, src: str) -> None:
         worker, steps = self._node.worker.worker, self._node.steps
         replayable = worker is not None and not worker.by_hand
-        served = self.served_step()
-        fresh = served is not None and served > steps.finished - self._ctx.kept_results // 2
-        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if served and fresh else 0))
+        served = self.served_step() or 0
+        there = self._snapshot is not None and self._snapshot.hashed
+        fresh = served > steps.finished - self._ctx.kept_results // 2
+        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if there and fresh else 0))
 
     def on_prepared(self) -> None:
         self._prepared = True
         waiting, self._waiting = self._waiting, []
         for src in waiting:
             self._answer_ready(src)
+
+    def on_declined(self, reason: str) -> None:
+        """This host has no memory for a snapshot: learners get the state from others, and checkpoints are left out."""
+        self._prepared = False
+        waiting, self._waiting = self._waiting, []
+        if self._ctx.role == Role.MEMBER:
+            self._ctx.trace("donor_declines", reason=reason)
+        for src in waiting:
+            self._ctx.send(src, SnapshotMissing(0, self._node.steps.finished, reason))
+        if self._snapshot is not None and self._snapshot.manifest is None:
+            self._drop(0, reason)
 
     def on_snapshot_at(self, src: str, message: SnapshotAt) -> None:
         worker = self._node.worker.worker

@@ -106,7 +106,7 @@ class SnapshotFreed(Event, frozen=True):
 
 
 class LinksMeasured(Event, frozen=True):
-    """Peer to (bytes per second, round-trip seconds), measured passively."""
+    """Peer to (bytes per second, round-trip seconds), measured passively; a rate of 0 is not known yet."""
 
     links: Mapping[str, tuple[float, float]]
 

@@ -14,7 +14,7 @@ from chaos.core.context import Context
 from chaos.core.events import ShardStored
 from chaos.core.messages import ShardRequest, SnapshotOffer
 from chaos.planning import together
-from chaos.planning.replan import Source, replan
+from chaos.planning.replan import WORTH, Source, replan
 from chaos.planning.shards import Donor as PlannedDonor
 
 REPLAN_S = 0.25
@@ -109,10 +109,10 @@ class Fetch:
         """A donor more, with bytes per second and round-trip seconds of its link as far as known."""
         rate, rtt_s = measured or UNMEASURED
         if peer not in self._donors:
-            self._donors[peer] = _Donor(Arrivals(max(rate, 1.0)), rtt_s)
+            self._donors[peer] = _Donor(Arrivals(rate or UNMEASURED[0]), rtt_s)
             if self._fellows and not self._looking:
                 self._share()
-            self.plan(f"{self._ctx.name(peer)} is a donor")
+            self.plan(f"{self._ctx.name(peer)} is a donor", worth=0.0)  # what it can do shows once it is asked
 
     def remove(self, peer: str, reason: str) -> None:
         """It is gone, or not to be trusted. The others take over what it had still to send."""
@@ -225,7 +225,7 @@ class Fetch:
         self.way_found(peer)
         return False
 
-    def plan(self, why: str) -> None:
+    def plan(self, why: str, worth: float = WORTH) -> None:
         """Deal out what is missing, and tell the donors whose part in it has changed."""
         self._planned_at = self._ctx.now
         if self._looking:
@@ -234,7 +234,7 @@ class Fetch:
         sources = [self._source(peer, donor) for peer, donor in self._donors.items()]
         if self.complete or not any(source.donor.rate for source in sources if source.may is None):
             return
-        made = replan(tuple(self._missing), size, sources)
+        made = replan(tuple(self._missing), size, sources, worth)
         again = set(made.again)
         self.again += len(again)
         for source, (peer, donor) in zip(sources, self._donors.items(), strict=True):

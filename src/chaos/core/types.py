@@ -20,7 +20,7 @@ MAX_SEATS = 1024
 """Members and learners of a view together, at most."""
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -108,6 +108,14 @@ class View(Record, frozen=True, dict=True):
     @cached_property
     def _everybody(self) -> tuple[PeerInfo, ...]:
         return self.members + self.learners
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {info.id: position for position, info in enumerate(self._everybody)}
+
+    def position(self, peer: str) -> int | None:
+        """Place among `everybody()`, from 0."""
+        return self._positions.get(peer)
 
     def member(self, peer: str) -> PeerInfo | None:
         return self._members.get(peer)

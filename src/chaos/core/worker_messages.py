@@ -43,8 +43,6 @@ class Register(ToAgent, frozen=True):
     pid: Count
     fingerprint: Fingerprint
     layout: Layout
-    model_bytes: Count
-    """Of all parameters, trainable or not, and buffers: what the size of a training state is judged by."""
     listens: bool = False
     """The script wants to be told of events: `Told` comes before `Proceed`."""
 
@@ -130,6 +128,12 @@ class SnapshotPrepared(ToAgent, frozen=True):
     """Snapshot memory of `nbytes` exists and is pre-faulted; the file descriptor comes with the message."""
 
     nbytes: Count
+
+
+class SnapshotDeclined(ToAgent, frozen=True):
+    """There is no memory for a snapshot on this host; the training goes on without."""
+
+    reason: Text
 
 
 class SnapshotTaken(ToAgent, frozen=True):
@@ -255,6 +259,7 @@ FromWorker = (
     | StateLoaded
     | StateRefused
     | SnapshotPrepared
+    | SnapshotDeclined
     | SnapshotTaken
     | SnapshotMissed
     | Finished

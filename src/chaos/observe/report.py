@@ -114,8 +114,12 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequen
 def _fewer(picture: Picture) -> str:
     if len(picture.members) >= picture.most_members:
         return ""
-    text = f"It ended with {len(picture.members)} of the {picture.most_members} members that it had at most."
-    return f'<p class="warn">{text}</p>'
+    text = f"It ended with {len(picture.members)} of the {picture.most_members} members that it had at most"
+    had = {peer.party: peer.name for peer in picture.peers.values() if peer.contributed}
+    still = {picture.peers[name].party for name in picture.members if name in picture.peers}
+    if missing := [f"{party[:8]} ({name})" for party, name in had.items() if party not in still]:
+        text += f", and without parties {', '.join(missing)}"
+    return f'<p class="warn">{escape(text)}.</p>'
 
 
 def _facts(picture: Picture) -> str:

@@ -378,6 +378,10 @@ class SimPeer:
     def state_bytes(self) -> int:
         return self.world.state_bytes
 
+    @property
+    def lacks_memory(self) -> bool:
+        return self.index in self.world.without_memory
+
     def result_of(self, step: int) -> Result:
         found = self.reducer.results.get(step)
         if found is None:

@@ -27,6 +27,8 @@ class Desk(Protocol):
     def by_hand(self) -> bool: ...
     @property
     def state_bytes(self) -> int: ...
+    @property
+    def lacks_memory(self) -> bool: ...
     def from_worker(self, worker: Worker, message: wm.FromWorker, delay: float) -> None: ...
     def result_of(self, step: int) -> Result: ...
     def is_corrupt(self, step: int) -> bool: ...
@@ -52,7 +54,7 @@ class Worker:
         self._desk.from_worker(self, message, delay)
 
     def start(self) -> None:
-        self._say(wm.Register(1, FINGERPRINT, LAYOUT, LAYOUT.nbytes))
+        self._say(wm.Register(1, FINGERPRINT, LAYOUT))
 
     def hear(self, message: wm.FromAgent, head: bytes) -> None:
         """`head` is the lineage after a commit's step, for the promises."""
@@ -69,6 +71,8 @@ class Worker:
                 self._say(wm.StateLoaded(manifest.step))
             case wm.Commit():
                 self._apply(message, head)
+            case wm.PrepareSnapshot() if self._desk.lacks_memory:
+                self._say(wm.SnapshotDeclined("no memory for a snapshot"), 0.01)
             case wm.PrepareSnapshot():
                 self._say(wm.SnapshotPrepared(self._desk.state_bytes), 0.01)
             case wm.TakeSnapshot(step):

@@ -64,6 +64,8 @@ class World:
         """Seconds that a shard takes."""
         self.state_bytes = 64
         self.shard_bytes = 8
+        self.without_memory: set[int] = set()
+        """Hosts that have no memory for a snapshot."""
         self.disks: dict[int, set[bytes]] = {}
         """By host: hashes of the shards that lie in its file of the last snapshot."""
         self.shards_sent = 0

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 
 from chaos.core.errors import ChaosError
 from chaos.core.types import StateManifest
-from chaos.core.worker_messages import FromWorker, SnapshotMissed, SnapshotPrepared, SnapshotTaken
+from chaos.core.worker_messages import FromWorker, SnapshotDeclined, SnapshotMissed, SnapshotPrepared, SnapshotTaken
 from chaos.train.state import Training, copy_out, describe, digest, restore
 
 Send = Callable[[FromWorker, Sequence[int]], None]
@@ -99,15 +100,26 @@ class Snapshots:
             os.close(self._memory.fd)
 
     def _prepare(self, nbytes: int) -> None:
+        self._make(nbytes)
+
+    def _make(self, nbytes: int) -> bool:
+        """Whether there is memory now; if not, the agent was told why."""
         if self._memory is None or len(self._memory.view) < nbytes:
             if self._memory is not None:
                 os.close(self._memory.fd)
-            self._memory = _allocate(nbytes)
+                self._memory = None
+            try:
+                self._memory = _allocate(nbytes)
+            except ChaosError as error:
+                self._send(SnapshotDeclined(str(error)), ())
+                return False
         self._send(SnapshotPrepared(len(self._memory.view)), (self._memory.fd,))
+        return True
 
     def _take(self, manifest: StateManifest, tensors: list[Tensor]) -> None:
-        if self._memory is None or len(self._memory.view) < manifest.nbytes:
-            self._prepare(manifest.nbytes)  # the optimizer's state has grown since it was prepared
+        fits = self._memory is not None and len(self._memory.view) >= manifest.nbytes
+        if not fits and not self._make(manifest.nbytes):  # the optimizer's state has grown since it was prepared
+            return
         assert self._memory is not None
         copy_out(tensors, manifest, self._memory.view)
         since = self._waiting_since
@@ -115,8 +127,17 @@ class Snapshots:
 
 
 def _allocate(nbytes: int) -> _Memory:
-    """Shared memory that is really there, and that can't shrink under the agent's feet."""
+    """Shared memory that is really there, and that can't shrink under the agent's feet.
+
+    ChaosError if the host has not so much to spare: the kernel would end a process instead of refusing.
+    """
     nbytes = max(nbytes, mmap.PAGESIZE)
+    available = int(psutil.virtual_memory().available)
+    if nbytes > available:
+        raise ChaosError(
+            f"no memory for a snapshot of {nbytes / 2**20:.0f} MiB (available: {available / 2**20:.0f} MiB); "
+            "free some on this host"
+        )
     fd = os.memfd_create("chaos-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.posix_fallocate(fd, 0, nbytes)
