@@ -20,8 +20,8 @@ from chaos.sim.promises import PromiseBroken
 from chaos.sim.symbols import peer_id
 
 SIZES = (4, 8, 16, 32, 64, 128, 256, 512, 1000)
-WARM_S, WATCHED_S = 1.0, 2.0
-STEPS_UP_TO = 128
+WARM_S, WATCHED_S = 0.4, 1.0
+STEPS_UP_TO = 64
 """With more members the messages of a step, which grow with their square, take hours to simulate."""
 COMPUTE_S = 0.2
 HEAD = (

@@ -336,7 +336,7 @@ MUTANTS: list[Callable[[Patch], None]] = [
 
 
 QUICK: dict[str, tuple[str, ...]] = {
-    "words_are_not_written": ("I4",),
+    "words_are_not_written": ("I2", "I4"),
     "stable_without_acks": ("I3",),
     "stable_by_majority": ("I3",),
     "results_are_released_at_once": ("I3", "I4"),
