@@ -445,10 +445,11 @@ class Views:
     def _tell(self, before: View | None, was: Role) -> None:
         """The trace's lines on the view that was just installed."""
         ctx, view = self._ctx, self._ctx.view
+        names = {p.id: p.name for p in view.everybody()}  # by the view alone, so that all members' lines are the same
         ctx.trace("view", view=view.id, lineage=view.lineage, first_step=view.first_step, abort=view.abort,
                   role=str(ctx.role), members=[m.name for m in view.members], learners=[p.name for p in view.learners],
                   ids=[p.id for p in view.everybody()], parties=[p.party[:16] for p in view.everybody()],
-                  shares=view.shares, cut=[(ctx.name(a), ctx.name(b)) for a, b in view.cut],
+                  shares=view.shares, cut=[(names.get(a, a), names.get(b, b)) for a, b in view.cut],
                   reason=view.reason)  # fmt: skip
         if before is not None and was == Role.MEMBER:
             line = self.handling.installed(before, view, ctx.now)
