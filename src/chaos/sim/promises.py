@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CRASH = "crash"
 """Not a promise of the run, but of its code: a node never raises, whatever happens."""
+OWN_WORDS = ("role", "cut")
+"""What peers say of one view in words of their own: their part in it, and links by names that not all know."""
 HISTORY = 128
 """A member keeps far fewer finished steps: 32 for learners, and those that are not stable."""
 
@@ -133,7 +135,7 @@ class Promises:
     def _on_view(self, peer: SimPeer, ledger: Ledger, fields: dict[str, Any]) -> None:
         ledger.gated_at = None
         ledger.members = next((v.members for v in peer.node.ctx.views if v.id == fields["view"]), ())
-        view = {name: value for name, value in fields.items() if name != "role"}
+        view = {name: value for name, value in fields.items() if name not in OWN_WORDS}
         number = view["view"]
         if self.views.setdefault(number, view) != view:
             self.broken("I2", f"two views with id {number}: {self.views[number]} and, at {peer.info.name}, {view}")
