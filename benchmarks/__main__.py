@@ -1,18 +1,21 @@
-"""`python -m benchmarks [WHICH]...`: measures and prints tables. Default: all."""
+"""`python -m benchmarks [WHICH]...`: measures, prints tables, and writes them to `results/`. Default: all."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from benchmarks import allreduce, handling, join, kill, leave, observing
-from benchmarks.report import machine
+from benchmarks import allreduce, handling, join, kill, leave, links, observing
+from benchmarks.report import Table, machine, progress, write
 
+RESULTS = Path(__file__).with_name("results")
 ALL = {
     "allreduce": allreduce.run,
     "handling": handling.run,
     "join": join.run,
     "kill": kill.run,
     "leave": leave.run,
+    "links": links.run,
     "observing": observing.run,
 }
 
@@ -24,9 +27,15 @@ def main() -> None:
     for name in which:
         if name not in ALL:
             parser.error(f"there is no benchmark {name!r}: choose from {', '.join(ALL)}")
+    tables: list[Table] = []
+    measured_on: list[str] = []
     for name in which:
-        print(machine(), flush=True)
-        print(ALL[name]().text(), flush=True)
+        measured_on.append(machine())
+        print(measured_on[-1], flush=True)
+        tables.append(ALL[name]())
+        print(tables[-1].text(), flush=True)
+        page = write(tables, measured_on, RESULTS)
+    progress(f"written: {page}")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from types import TracebackType
 
 import psutil
 
-from chaos.cli.demo_peers import DemoPeer, DemoPeers, name_of
+from chaos.cli.demo_peers import DemoPeers, name_of
 from chaos.core.errors import ChaosError
+from chaos.lab.peer import Peer
 from chaos.observe.trace_file import Entry, TraceFiles
 
 HERE = Path(__file__).resolve().parent
@@ -61,15 +62,15 @@ class Peers:
         for number in range(2, count + 1):
             self.join(number, 1, *options)
 
-    def start(self, number: int, *options: str) -> DemoPeer:
+    def start(self, number: int, *options: str) -> Peer:
         peer = self._demo.start(number, *self._plain, *options)
         self._files.setdefault(peer.name, TraceFiles({peer.name: self._demo.trace(peer.name)}))
         return peer
 
-    def join(self, number: int, contact: int, *options: str) -> DemoPeer:
+    def join(self, number: int, contact: int, *options: str) -> Peer:
         return self.start(number, "--join", self._demo.peers[name_of(contact)].address(), *options)
 
-    def peer(self, number: int) -> DemoPeer:
+    def peer(self, number: int) -> Peer:
         return self._demo.peers[name_of(number)]
 
     def peer_id(self, number: int) -> str:
@@ -90,6 +91,17 @@ class Peers:
         new = [entry for files in self._files.values() for entry in files.read()]
         self.entries = sorted(self.entries + new, key=lambda entry: entry.t)
         return self.entries
+
+    def dismiss(self, number: int) -> None:
+        """Ask a peer to leave, and wait for its end, whatever its exit code is."""
+        peer = self._demo.peers[name_of(number)]
+        peer.ask_to_leave()
+        deadline = time.monotonic() + PATIENCE_S
+        while peer.exit_code() is None:
+            if time.monotonic() > deadline:
+                raise ChaosError(f"waited {PATIENCE_S:.0f} s for {peer.name} to end; see {self.directory}")
+            time.sleep(0.1)
+        del self._demo.peers[name_of(number)]
 
     def wait(self, until: Callable[[], bool], what: str) -> None:
         """Until it holds. Raises ChaosError if it never does, or if a peer failed."""

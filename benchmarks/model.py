@@ -24,9 +24,10 @@ class Given(torch.autograd.Function):
 
 
 class Model(torch.nn.Module):
-    def __init__(self, millions: int, frozen: int) -> None:
+    def __init__(self, millions: int, frozen: int, thousands: int = 0) -> None:
         super().__init__()
-        self.parts = torch.nn.ParameterList(torch.zeros(MILLION) for _ in range(millions))
+        sizes = [MILLION] * millions + ([1000 * thousands] if thousands else [])
+        self.parts = torch.nn.ParameterList(torch.zeros(size) for size in sizes)
         rest = (torch.nn.Parameter(torch.ones(MILLION), requires_grad=False) for _ in range(frozen))
         self.frozen = torch.nn.ParameterList(rest)
 

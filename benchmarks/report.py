@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import ssl
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,8 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    bars: dict[str, float] = field(default_factory=dict)
+    """What a picture of it shows: label to median, all in the title's unit. Empty: no picture."""
 
     def text(self) -> str:
         lines = [f"### {self.title}", "", f"| {' | '.join(self.columns)} |", "|" + "---|" * len(self.columns)]
@@ -56,3 +59,35 @@ def machine() -> str:
         f"Python {platform.python_version()}, torch {version('torch')}, numpy {version('numpy')}, "
         f"{ssl.OPENSSL_VERSION.rsplit(' ', 3)[0]}"
     )
+
+
+def write(tables: Sequence[Table], measured_on: Sequence[str], folder: Path) -> Path:
+    """`DATE.md`, `DATE.json` and a picture per table that has bars; replaces those of that day. Returns the first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    parts = [f"# Measured on {day}", "Medians, with lowest and highest in brackets. What each table is: ../README.md."]
+    for number, (table, machine_line) in enumerate(zip(tables, measured_on, strict=True)):
+        parts += [table.text(), machine_line]
+        if table.bars:
+            picture = folder / f"{day}-{number + 1}.png"
+            draw(table, picture)
+            parts.append(f"![{table.title}]({picture.name})")
+    page = folder / f"{day}.md"
+    page.write_text("\n\n".join(parts) + "\n")
+    values = [asdict(table) | {"machine": line} for table, line in zip(tables, measured_on, strict=True)]
+    (folder / f"{day}.json").write_text(json.dumps(values, indent=1) + "\n")
+    return page
+
+
+def draw(table: Table, path: Path) -> None:
+    """Its bars, the first on top."""
+    from matplotlib.figure import Figure  # only who draws has to have it
+
+    figure = Figure(figsize=(8, 0.6 + 0.45 * len(table.bars)), layout="constrained")
+    axes = figure.add_subplot()
+    bars = axes.barh(list(table.bars)[::-1], list(table.bars.values())[::-1], color="#0072b2")
+    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.set_title(table.title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.12)
+    figure.savefig(path, dpi=120)

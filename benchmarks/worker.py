@@ -55,13 +55,14 @@ def obey(run: Any, model: Model, address: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", type=int, default=25, help="parameters")
+    parser.add_argument("--thousands", type=int, default=0, help="as many more parameters")
     parser.add_argument("--frozen-millions", type=int, default=0, help="further parameters that take no gradient")
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
     parser.add_argument("--compute-ms", type=float, default=0.0)
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--gate", default="")
     options = parser.parse_args()
-    model = Model(options.millions, options.frozen_millions)
+    model = Model(options.millions, options.frozen_millions, options.thousands)
     kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
     optimizer = kinds[options.optimizer](model.parts.parameters(), lr=1e-3)
     with chaos.Session(model, optimizer, overlap=not options.gate) as run:

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observe": {"observe", "core", "planning"},
     "train": {"train", "core", "planning"},
     "sim": {"sim", "observe", "core", "planning"},
-    "lab": {"lab", "observe", "core", "planning"},
+    "lab": {"lab", "agent.party", "observe", "core", "planning"},
     "cli": {"", "cli", "train", "agent", "observe", "sim", "lab", "core", "planning"},
     "examples": {""},
     "": {"train", "core"},

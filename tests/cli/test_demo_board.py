@@ -14,6 +14,7 @@ from chaos.cli.demo_costs import Cost
 from chaos.cli.demo_summary import Summary, summarise
 from chaos.cli.demo_view import LiveTable, PlainLines, display_for, picture, report, sparkline
 from chaos.core.errors import ChaosError
+from chaos.observe.trace import TraceWriter
 from chaos.observe.trace_file import TraceFiles
 from tests.cli.traces import boundary, commit, entry, run_of, view
 
@@ -198,11 +199,17 @@ def test_the_report() -> None:
 def test_traces_are_read_while_they_are_written(tmp_path: Path) -> None:
     files = TraceFiles({"a": tmp_path / "a", "b": tmp_path / "b"})
     assert files.read() == []
-    (tmp_path / "a").write_text('{"t": 2.0, "kind": "stable", "step": 1}\n{"t": 3.0, "ki')
-    (tmp_path / "b").write_text('{"t": 1.0, "kind": "link_up", "peer": "a"}\n')
-    assert [(e.peer, e.t, e.kind) for e in files.read()] == [("b", 1.0, "link_up"), ("a", 2.0, "stable")]
-    with (tmp_path / "a").open("a") as file:
-        file.write('nd": "stable", "step": 2}\n')
+    clock = iter((1.0, 3.0, 2.0, 4.0, 5.0))
+    a = TraceWriter(tmp_path / "a", "a", clock=lambda: next(clock))
+    a.write("stable", {"step": 1})
+    b = TraceWriter(tmp_path / "b", "b", clock=lambda: next(clock))
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "a").write_bytes(whole[:-9])
+    assert [(e.peer, e.t, e.kind) for e in files.read()] == [("a", 1.0, "trace"), ("b", 2.0, "trace")]
+    with (tmp_path / "a").open("ab") as file:
+        file.write(whole[-9:])
     (late,) = files.read()
-    assert (late.peer, late["step"]) == ("a", 2)
+    assert (late.peer, late.t, late["step"]) == ("a", 3.0, 1)
     assert files.read() == []
+    a.close()
+    b.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,9 @@ def test_join_kill_and_leave(folder: Path) -> None:
         assert event.keys() == {"kind", "peer", "delay_s", "stall_s", "steps_during"}
         assert event["delay_s"] > 0 and event["stall_s"] >= 0
     assert events[0]["steps_during"] > 1, "the others went on while peer-4 joined"
+    report = Path(lines.split("report: ")[1].splitlines()[0])
+    assert "peer-4 joins as a member" in report.read_text() and report.is_relative_to(folder)
+    shutil.rmtree(report.parent)  # the one thing that a demo leaves
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -86,7 +90,7 @@ def test_a_signal_ends_it_at_any_time(folder: Path, number: signal.Signals) -> N
 def test_a_killed_demo_leaves_nothing_either(folder: Path) -> None:
     demo = start(folder, "--peers", "2")
     await_founding(demo)
-    guards = [p for p in psutil.process_iter() if "demo_guard" in _command(p) and str(folder) in _command(p)]
+    guards = [p for p in psutil.process_iter() if "chaos.lab.guard" in _command(p) and str(folder) in _command(p)]
     assert len(guards) == 1
     demo.kill()
     demo.communicate()

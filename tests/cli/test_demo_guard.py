@@ -46,7 +46,7 @@ with DemoPeers(Path("none"), []) as peers:
     child = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time;"
          "print(1, flush=True); time.sleep(300)'])"],
-        env=peers._environment(), start_new_session=True, stdout=subprocess.PIPE)
+        env=peers.environment(), start_new_session=True, stdout=subprocess.PIPE)
     child.stdout.readline()
     print(peers.directory, flush=True)
     {ending}
@@ -110,7 +110,7 @@ def test_the_parties_admit_each_other() -> None:
 def test_the_user_s_own_settings_do_not_reach_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHAOS_JOIN", "10.0.0.1:1")
     with DemoPeers(Path("none"), []) as peers:
-        environment = peers._environment()
+        environment = peers.environment()
         assert "CHAOS_JOIN" not in environment
         assert environment[MARK] == str(runtime_of(peers.directory))
 

@@ -11,7 +11,7 @@ import pytest
 
 from chaos.agent import client
 from chaos.cli import events
-from chaos.cli.events import AgentSource, follow, show_events, trace_files
+from chaos.cli.events import AgentSource, follow, paths_of, show_events
 from chaos.core.errors import ChaosError
 from chaos.observe.trace import Tail, TraceWriter
 from tests.cli.test_main import call
@@ -81,7 +81,7 @@ def test_what_is_no_source_is_named(
 def test_an_agent_s_lines_are_asked_for_page_by_page(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    lines = [line for path in trace_files([str(tmp_path)]) for line in Tail(path).read()]
+    lines = [line for path in paths_of([str(tmp_path)]) for line in Tail(path).read()]
     asked: list[int] = []
 
     def ask(_address: str, question: Any, _security: Any) -> Line:

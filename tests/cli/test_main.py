@@ -182,6 +182,7 @@ STATUS: dict[str, Any] = {
     "epoch": 2,
     "paused": None,
     "cut": [],
+    "missing_parties": "1 of 2 parties are still there; without 48a33ab1 (c)",
     "other_lineages": {},
     "learner_phase": "idle",
     "straggler_limit_s": 30.0,
@@ -244,6 +245,7 @@ def test_status_for_people(
     assert asked == [("status", "10.0.0.9:1", None, False)]
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["view", "7"] in lines
+    assert ["missing", "1", "of", "2", "parties", "are", "still", "there;", "without", "48a33ab1", "(c)"] in lines
     assert ["step", "41,", "stable", "up", "to", "40,", "epoch", "2"] in lines
     assert ["north-1", "member", "ffffffff", "41", "50%", "10.0.0.1:7000", "south-1"] in lines
     assert ["192.168.0.1:7000"] in lines

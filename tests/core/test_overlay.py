@@ -61,6 +61,26 @@ def test_a_link_that_is_wanted_back_is_dialed_before_anybody_agrees() -> None:
     check(world)
 
 
+def test_both_ends_give_up_a_link_of_which_one_end_heard_nothing() -> None:
+    """The other end hears that peer by way of the third, so it never misses it; what it sends directly is lost."""
+    world, peers = start(3)
+    one, other, _third = peers
+    began = world.now
+    world.disturb()
+    world.network.block(one.info.id, other.info.id)
+    world.run(began + 0.5)
+    world.network.block(other.info.id, one.info.id)
+    world.run_until(lambda: not linked(other, one), 2)
+    world.run_until(lambda: not linked(one, other), 2)
+    advance(world, one, 20)
+    assert world.now - began < 3.5
+    assert not [1 for p in peers for _, kind, _ in p.trace if kind == "suspect"]
+    world.network.heal()
+    world.run_until(lambda: linked(one, other) and linked(other, one), 10)
+    advance(world, one, 5)
+    check(world)
+
+
 def test_what_is_so_already_needs_no_view() -> None:
     world, peers = start(3)
     view = peers[0].node.ctx.view.id

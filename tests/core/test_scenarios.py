@@ -7,7 +7,7 @@ import pytest
 from chaos.core import events as ev
 from chaos.core.context import Role
 from chaos.core.learner import Phase
-from chaos.core.messages import Ack, Ready, ResultMissing
+from chaos.core.messages import Ack, Decide, Ready, ResultMissing
 from chaos.sim.peer import SimPeer
 from chaos.sim.symbols import peer_id
 from chaos.sim.world import World
@@ -509,4 +509,24 @@ def test_a_contribution_whose_bytes_are_overwritten_is_forgotten(seed: int) -> N
     world.run_until(lambda: peers[2].node.ctx.role == Role.MEMBER, 20)
     advance(world, peers[2], 3)
     assert before > 0
+    check(world)
+
+
+def test_a_late_word_of_an_older_view_brings_nobody_back() -> None:
+    """A joiner that the run had gone on without took up the view in which it had been a learner, and then the next."""
+    world, _ = start(2)
+    world.compute = 20.0
+    learner = world.join(2, 0)
+    world.run_until(lambda: learner.node.ctx.role == Role.LEARNER, 5)
+    old = learner.node.ctx.view
+    for other in (0, 1):
+        world.cut_link(other, 2)
+    world.run(world.now + 5)
+    for other in (0, 1):
+        world.restore_link(other, 2)
+    world.run_until(lambda: learner.node.ctx.role == Role.JOINER, 5)
+    learner.handle(ev.Received(peer_id(0), Decide(old)))
+    assert learner.node.ctx.role == Role.JOINER
+    world.compute = 0.02
+    world.run_until(lambda: learner.node.ctx.role == Role.MEMBER, 60)
     check(world)

@@ -90,7 +90,7 @@ class Peer:
 
     def tail(self, lines: int = 25) -> str:
         """The ends of output and trace, for a failure's message."""
-        quiet = ("boundary", "stable", "commit")
+        quiet = ("boundary", "stable", "commit", "sample")
         loud = [e for e in self.entries() if e["kind"] not in quiet][-lines:]
         last = [e for e in self.entries() if e["kind"] in quiet][-3:]
         shown = [json.dumps({k: v for k, v in e.items() if k not in ("t", "peer")})[:400] for e in loud + last]

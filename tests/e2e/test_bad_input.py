@@ -21,7 +21,7 @@ def said_in_one_line(peer: Peer, *words: str) -> None:
     """Wait for its end: the exit code is not 0, and one line of its output holds all the words."""
     assert peer.wait(START_S) not in (0, None), f"{peer.name} ended as if all were well: {peer.output()}"
     lines = [line for line in peer.output().splitlines() if all(word in line for word in words)]
-    assert lines, f"{peer.name} has no line with {words}: {peer.output()[-3000:]}"
+    assert len(lines) == 1, f"{peer.name} has {len(lines)} lines with {words}: {peer.output()[-3000:]}"
 
 
 def poisoned_steps(peer: Peer) -> list[tuple[int, str]]:

@@ -84,3 +84,33 @@ def test_the_page_of_a_peer_shows_a_kill_within_a_second(cluster: Cluster) -> No
     took = time.monotonic() - since
     assert took < 5, f"it took {took:.1f} s on this machine; the page is 0.4 s behind where there is time"
     cluster.finish([a])
+
+
+SCRIPT = """
+import json, sys, chaos, torch
+from pathlib import Path
+torch.manual_seed(0)
+model = torch.nn.Linear(2, 1)
+data = torch.utils.data.TensorDataset(torch.ones(64, 2), torch.ones(64, 1))
+seen = []
+with chaos.Session(model, torch.optim.SGD(model.parameters(), lr=0.01), on_event=seen.append) as run:
+    for epoch in run.epochs(2):
+        for x, y in run.shard(data, batch_size=8):
+            loss = torch.nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            run.step(loss)
+    Path(sys.argv[0]).with_name("seen.json").write_text(json.dumps([run.steps, seen]))
+    raise ValueError("patient 4711")
+"""
+
+
+def test_a_script_is_told_of_the_run_and_its_traceback_stays_at_home(cluster: Cluster) -> None:
+    script = cluster.folder / "told.py"
+    script.write_text(SCRIPT)
+    a = cluster.start("a", None, script=script)
+    assert a.wait(120) == 5, "the only member, and so the state, is gone"
+    last, seen = json.loads((cluster.folder / "seen.json").read_text())
+    kinds = [event["kind"] for event in seen]
+    assert kinds.count("view") == 1
+    assert [event["step"] for event in seen if event["kind"] == "commit"] == list(range(1, last + 1))
+    assert "patient 4711" in a.entries("worker_failed")[0]["traceback"]

@@ -78,9 +78,15 @@ def _recordings(random: Random) -> list[bytes]:
 
 
 def _traces(_: Random) -> list[bytes]:
+    every = {"t": 1.0, "wall": 2.0, "stamp": 3, "n": 0, "peer": "a", "in_view": 1, "at_step": 0}
+    seats = {"members": ["a"], "learners": ["b"], "ids": ["1" * 16, "2" * 16], "parties": ["p", "q"]}
+    view = {"view": 1, "lineage": "l", "first_step": 1, "abort": False, "role": "member", "cut": [], "shares": []}
+    commit = {"step": 3, "view": 1, "loss": 1.0, "weight": 8.0, "contributors": ["1" * 16], "late": [], "skip": ""}
     lines = [
-        {"kind": "trace", "version": TRACE_VERSION, "wall": 1.0},
-        {"kind": "commit", "t": 1.0, "wall": 2.0, "step": 3},
+        every | {"kind": "trace", "version": TRACE_VERSION},
+        every | {"kind": "view", "reason": "so"} | view | seats,
+        every | {"kind": "commit"} | commit,
+        every | {"kind": "suspect", "about": "b", "reason": "silent"},
     ]
     return [b"\n".join(json.dumps(line).encode() for line in lines) + b"\n"]
 

@@ -34,7 +34,9 @@ from chaos.core.codec import decode, encode
 from chaos.core.errors import ChaosError, RemoteProtocolError
 from chaos.core.node import Node
 from chaos.observe import trace
+from chaos.observe.fold import Fold
 from chaos.observe.record import Recording
+from chaos.observe.sentences import sentence
 from chaos.sim.symbols import info, peer_id
 
 Target = Callable[[bytes], Any]
@@ -131,11 +133,15 @@ def recording(data: bytes) -> Any:
 
 
 def trace_file(data: bytes) -> Any:
+    """A peer's lines, and the picture and the words that are made of them."""
     try:
         with _file(data) as path:
-            return list(trace.read(path))
+            lines = list(trace.read(path))
     except ChaosError:
         return None
+    picture = Fold().take_all(lines)  # agents fold the lines that other peers tell them
+    picture.as_json()
+    return [sentence(line) for line in lines], picture.standing()
 
 
 @cache

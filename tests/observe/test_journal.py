@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaos.agent.observer import Observer
@@ -55,6 +55,7 @@ def test_a_flood_of_one_kind_pushes_no_other_out_and_memory_is_bounded() -> None
     assert found[0]["number"] == -1
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.text() | st.integers(-(2**53), 2**53),

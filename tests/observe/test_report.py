@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from chaos.cli.main import app
 from chaos.core.errors import ChaosError
 from chaos.observe.plots import presence
-from chaos.observe.report import trace_files, write_report
-from chaos.observe.trace import TRACE_VERSION
+from chaos.observe.report import write_report
+from chaos.observe.trace import TRACE_VERSION, trace_files
 
 NASTY = "<script>alert(1)</script>"
 NAMES = ["a", "b$x_1$", NASTY]

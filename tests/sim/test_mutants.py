@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
+from chaos.sim.runs import finish
 from tests.sim.mutants import MUTANTS, QUICK, Patch, hunt
+from tests.sim.stories import STORIES, Story, Teller
 
 SEEDS = 8
 
@@ -23,3 +25,8 @@ def test_a_planted_bug_is_caught(mutant: Callable[[Patch], None]) -> None:
 
 def test_the_list_names_mutants() -> None:
     assert set(QUICK) <= {m.__name__ for m in MUTANTS}
+
+
+@pytest.mark.parametrize("teller", STORIES, ids=lambda t: t.__name__)
+def test_the_stories_end_well_where_nothing_is_planted(teller: Teller) -> None:
+    assert finish(Story(teller, 0)).violation is None

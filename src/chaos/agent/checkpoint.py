@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -113,15 +114,22 @@ def write(directory: Path, checkpoint: Checkpoint, memory: memoryview, keep: int
     return final
 
 
-def latest(directory: Path, warn: Callable[[str], None]) -> tuple[Checkpoint, Path] | None:
+def latest(
+    directory: Path, warn: Callable[[str], None], read: Callable[[int, int], None] | None = None
+) -> tuple[Checkpoint, Path] | None:
     """The newest intact checkpoint: of the run that wrote last, the one with the highest step.
 
-    All bytes are compared with their hashes. `warn` is told in one line about each that is skipped as broken.
+    All bytes are compared with their hashes; `read` is told of how many, and how many have been. `warn` is told in one
+    line about each that is skipped as broken.
     None if there is no intact one. ChaosError if the directory can't be read.
     """
     for description, checkpoint, path in _newest_first(directory, warn):
+        told = partial(read, description.state_bytes) if read is not None else None
         try:
-            if _hash(path / _STATE) == (description.state_bytes, description.state_blake3):
+            if _hash(path / _STATE, told) == (
+                description.state_bytes,
+                description.state_blake3,
+            ):
                 return checkpoint, path
             warn(f"skipped checkpoint {path}: {_STATE} is damaged")
         except OSError as error:
@@ -298,14 +306,16 @@ def _fill(file: BinaryIO, target: memoryview) -> None:
         done += count
 
 
-def _hash(path: Path) -> tuple[int, str]:
-    """Size and BLAKE3 of a file."""
+def _hash(path: Path, read: Callable[[int], None] | None = None) -> tuple[int, str]:
+    """Size and BLAKE3 of a file; `read` is told how many bytes have been."""
     hasher, size = blake3(), 0
     piece = memoryview(bytearray(_HASHED_AT_ONCE))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(piece):
             hasher.update(piece[:count])
             size += count
+            if read is not None:
+                read(size)
     return size, hasher.hexdigest()
 
 

@@ -7,7 +7,6 @@ decides nothing about the protocol.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import sys
 import time
 from collections import deque
@@ -19,24 +18,14 @@ from typing import Any
 import msgspec
 
 from chaos.agent import words as words_files
+from chaos.agent.answers import Answers
 from chaos.agent.checkpoint import Checkpoint, write
 from chaos.agent.host import Host
 from chaos.agent.identity import Identity
 from chaos.agent.observer import Observer
-from chaos.agent.reach import answer_dial_back, answer_probe
+from chaos.agent.progress import Progress
 from chaos.agent.reduce import Kind, Reducer
-from chaos.agent.requests import (
-    DialBackRequest,
-    ForceViewRequest,
-    LeaveRequest,
-    LinesRequest,
-    LinkRequest,
-    ProbeRequest,
-    SealRequest,
-    StatusRequest,
-    decode_request,
-    encode_answer,
-)
+from chaos.agent.requests import encode_answer
 from chaos.agent.shards import SHARD, Snapshots
 from chaos.agent.shared_memory import ResultRing, SharedMemory, ring_slots
 from chaos.agent.transport import BulkHeader, DialFailed, Transport, TransportConfig, Verdict
@@ -104,14 +93,22 @@ class AgentSetup:
 class Agent:
     """One peer's agent. `await start()`, then `await run()`."""
 
-    def __init__(self, setup: AgentSetup, trace: TraceWriter, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        setup: AgentSetup,
+        trace: TraceWriter,
+        recorder: Recorder | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         self._setup = setup
+        self._progress = progress or Progress(setup.me.name)
         self._observer = Observer(trace, self._place)
         self._recorder = recorder
         self._me = setup.me
         self.node = Node(setup.me, setup.node, setup.founding)
         run = setup.founding.run if setup.founding else ""
         self.transport = Transport(setup.me, run, list(setup.listen), setup.security, self, setup.transport)
+        self._answers = Answers(self.node, self.transport, self._observer, self.post)
         self.worker_link = WorkerLink(self._on_worker, lambda reason: self.post(ev.WorkerDied(reason)))
         self._reducer = Reducer(setup.me.id, self.transport, self.post)
         self._snapshots = Snapshots(setup.me.id, self.transport, self.post, self._write_trace, setup.runtime)
@@ -355,6 +352,7 @@ class Agent:
     def on_bulk(self, _peer: str, header: BulkHeader, payload: memoryview) -> None:
         if header.kind == SHARD:
             self._snapshots.arrived(header, payload)
+            self._progress.arrived(len(payload))
         else:
             self._reducer.received(header, payload)
 
@@ -362,59 +360,7 @@ class Agent:
         """The frame comes again, or is asked for again; what was written is overwritten then."""
 
     async def on_client(self, payload: bytes, party: str) -> bytes:
-        match decode_request(payload):
-            case StatusRequest():
-                return encode_answer(self._status())
-            case ProbeRequest() as probe:
-                return encode_answer(answer_probe(probe))
-            case DialBackRequest() as question:
-                return encode_answer(await answer_dial_back(question, self.transport.security))
-            case LinesRequest(after):
-                at_home = party == self._me.party or self._setup.security.plain
-                return encode_answer(self._observer.lines(after, at_home))
-            case LeaveRequest() | LinkRequest() | ForceViewRequest() if (
-                party != self._me.party and not self._setup.security.plain
-            ):
-                return encode_answer({"error": f"only the peer's own party ({self._me.party[:16]}) may do that"})
-            case LeaveRequest(reason):
-                self.post(ev.LeaveRequested(reason))
-                return encode_answer({"leaving": self._me.name})
-            case ForceViewRequest(view):
-                return encode_answer(await self._force(view))
-            case LinkRequest(peer, connect):
-                return encode_answer(self._want_link(peer, connect))
-            case SealRequest(sealed):
-                self.post(ev.WordsFound(sealed))
-                return encode_answer({"sealed": True})
-
-    async def _force(self, view: int | None) -> dict[str, Any]:
-        """Show, or make, the view that an operator forces."""
-        if view is None:
-            shown = self.node.force.preview()
-            return {"error": shown["refusal"]} if shown["refusal"] else shown
-        lineage = secrets.token_hex(8)
-        self.post(ev.ForceRequested(lineage, view))
-        while (outcome := self.node.force.outcomes.get(lineage)) is None and not self._stopped.done():
-            await asyncio.sleep(self._setup.node.tick_s)  # `FORCE_S` at most
-        return {"error": outcome or "the peer stopped"} if outcome != "" else {"lineage": lineage}
-
-    def _want_link(self, peer: str, connect: bool) -> dict[str, Any]:
-        ctx = self.node.ctx
-        others = [info for info in (ctx.view.everybody() if ctx.views else ()) if info.id != ctx.id]
-        found = next((info for info in others if peer in (info.name, info.id)), None)
-        if found is None:
-            return {
-                "error": f"'{peer}' is no other peer of the run; it has {', '.join(p.name for p in others) or 'none'}"
-            }
-        if connect != ctx.view.is_cut(ctx.id, found.id):
-            return {"error": f"the link to {found.name} is {'not cut' if connect else 'cut already'}"}
-        self.post(ev.LinkWanted(found.id, connect))
-        return {"peer": ctx.me.name, "other": found.name, "view": ctx.view.id}
-
-    def _status(self) -> dict[str, Any]:
-        status = self.node.status()
-        status["links"] = {self.node.ctx.name(peer): info.for_people() for peer, info in self.transport.links().items()}
-        return status
+        return encode_answer(await self._answers.to(payload, party))
 
     # --- the worker ----------------------------------------------------------------------------------------
 
@@ -511,6 +457,7 @@ class Agent:
                 self._spawn(snapshots.hash_own(action))
             case act.ReceiveSnapshot():
                 self._spawn(snapshots.expect(action))
+                self._progress.expect(action.step, action.nbytes)
             case act.ServeShards():
                 snapshots.serve(action)
             case act.ReleaseSnapshot(received):
@@ -531,6 +478,7 @@ class Agent:
 
     def _write_trace(self, kind: str, fields: dict[str, Any]) -> None:
         self._observer.write(kind, fields)
+        self._progress.take(kind, fields)
 
     def _place(self) -> tuple[int, int]:
         ctx = self.node.ctx

@@ -27,6 +27,7 @@ from chaos.agent.client import announce, open_party, security_of
 from chaos.agent.driver import Agent, AgentSetup
 from chaos.agent.identity import Identity, verify
 from chaos.agent.party import Party
+from chaos.agent.progress import Progress
 from chaos.agent.settings import RunSettings
 from chaos.agent.shared_memory import SharedMemory
 from chaos.agent.transport import Security, TransportConfig
@@ -98,15 +99,19 @@ def claim_identity(settings: RunSettings, party: Party, runtime: Path) -> tuple[
     raise ChaosError("99 peers of this party run on this host already; name this one with --name")
 
 
-def founding(settings: RunSettings) -> tuple[Founding | None, SharedMemory | None, list[str]]:
-    """How to begin: None for a joiner; from the newest whole checkpoint if there is one. And warnings."""
+def founding(
+    settings: RunSettings, read: Callable[[int, int], None]
+) -> tuple[Founding | None, SharedMemory | None, list[str]]:
+    """How to begin: None for a joiner; from the newest whole checkpoint if there is one. And warnings.
+
+    `read` is told the bytes of the checkpoint, and how many of them have been read.
+    """
     if settings.join:
         return None, None, []
     new_lineage = secrets.token_hex(8)
     warnings: list[str] = []
-    found = (
-        latest(settings.checkpoint, warnings.append) if settings.checkpoint and settings.checkpoint.is_dir() else None
-    )
+    there = settings.checkpoint is not None and settings.checkpoint.is_dir()
+    found = latest(settings.checkpoint, warnings.append, read) if settings.checkpoint and there else None
     if found is None:
         return Founding(run=secrets.token_hex(8), lineage=new_lineage), None, warnings
     content, path = found
@@ -142,12 +147,12 @@ def watch_parties(
     return changed
 
 
-def set_up(order: AgentOrder, runtime: Path) -> tuple[AgentSetup, words.PeerLock, list[str]]:
+def set_up(order: AgentOrder, runtime: Path, progress: Progress) -> tuple[AgentSetup, words.PeerLock, list[str]]:
     """Everything an agent needs before it listens. Raises ChaosError for what the user must mend."""
     settings = order.settings
     party = open_party(settings.party)
     identity, lock = claim_identity(settings, party, runtime)
-    begin, resume, warnings = founding(settings)
+    begin, resume, warnings = founding(settings, progress.read)
     me = PeerInfo(identity.peer_id, time.time_ns(), identity.name, identity.party, identity.public_key, ())
     node = NodeConfig(
         verify=verify,
@@ -179,7 +184,9 @@ async def run(order: AgentOrder) -> int:
     runtime = words.runtime_directory()
     words.prune(runtime, STALE_WORDS_S)
     held.prune(runtime)
-    setup, lock, warnings = set_up(order, runtime)
+    progress = Progress()
+    setup, lock, warnings = set_up(order, runtime, progress)
+    progress.name = setup.me.name
     trace = TraceWriter(order.settings.trace or Path(os.devnull), setup.me.name)
     for warning in warnings:
         print(f"chaos: warning: {warning}", file=sys.stderr, flush=True)
@@ -188,7 +195,7 @@ async def run(order: AgentOrder) -> int:
         print(f"chaos: resuming from the checkpoint of step {setup.founding.step}", file=sys.stderr, flush=True)
     path = order.settings.record
     recorder = Recorder(path, setup.node, setup.founding) if path is not None else None
-    agent = Agent(setup, trace, recorder)
+    agent = Agent(setup, trace, recorder, progress)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.post, LeaveRequested(number.name))
@@ -209,8 +216,8 @@ async def run(order: AgentOrder) -> int:
     left_out = agent.node.stragglers.summary()
     if left_out:
         print(f"chaos: left out as late: {left_out}", file=sys.stderr, flush=True)
-    kind = "error: " if stop.code else ""
-    print(f"chaos: {kind}{setup.me.name}: {stop.reason}", file=sys.stderr, flush=True)
+    kind, missing = "error: " if stop.code else "", agent.node.attendance.summary()
+    print(f"chaos: {kind}{setup.me.name}: {stop.reason}{missing and '; '}{missing}", file=sys.stderr, flush=True)
     return stop.code
 
 

@@ -85,6 +85,7 @@ def show(source: Source, listen: str) -> None:
     try:
         serve(make_app(feed, host, token), host, port, ready)
     except OSError as error:
-        raise ChaosError(f"the dashboard cannot listen at {listen}: {error.strerror}; choose another port") from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ChaosError(f"the dashboard cannot listen at {listen}: {reason}; choose another port") from error
     finally:
         feed.stop()

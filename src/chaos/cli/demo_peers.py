@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,66 +11,16 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-import psutil
-
 from chaos.agent.party import Party
 from chaos.core.errors import ChaosError
 from chaos.lab.guard import MARK, runtime_of
+from chaos.lab.peer import Peer
 
 PARTIES = ("north", "south", "west")
-LISTENS = re.compile(r"^chaos: peer \S+ listens at (\S+)$", re.MULTILINE)
-START_S = 90.0
-"""How long a peer may take until it listens: a second on an idle machine; its launcher gives up after 60."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals by which people and systems end a demo."""
 GUARD_S = 15.0
 """How long the guard may take to clean up; see its own patience."""
-
-
-class DemoPeer:
-    """One `chaos run` and everything it started."""
-
-    def __init__(self, name: str, party: str, process: subprocess.Popen[bytes], log: Path, started: float) -> None:
-        self.name = name
-        self.party = party
-        self.started = started
-        """Seconds on the monotonic clock."""
-        self._process = process
-        self._log = log
-
-    def address(self) -> str:
-        """HOST:PORT, once it listens."""
-        deadline = time.monotonic() + START_S
-        while (found := LISTENS.search(self._log.read_text(errors="replace"))) is None:
-            code = self.exit_code()
-            if code is not None or time.monotonic() > deadline:
-                raise ChaosError(f"{self.name} does not listen ({self._ending()})")
-            time.sleep(0.05)
-        return found.group(1)
-
-    def exit_code(self) -> int | None:
-        """None while it runs; negative: the signal that ended it."""
-        return self._process.poll()
-
-    def kill(self) -> None:
-        """SIGKILL to agent, worker and launcher, the agent first: it would leave properly if its launcher died."""
-        for process in (*psutil.Process(self._process.pid).children(recursive=True), self._process):
-            process.kill()
-        self._process.wait()
-
-    def ask_to_leave(self) -> None:
-        """SIGTERM to the launcher, as a user or an operating system that shuts down would send it."""
-        self._process.send_signal(signal.SIGTERM)
-
-    def check(self) -> None:
-        """Raises ChaosError if it failed."""
-        if self.exit_code() not in (None, 0):
-            raise ChaosError(f"{self.name} failed ({self._ending()})")
-
-    def _ending(self) -> str:
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        how = "is silent" if self.exit_code() is None else f"ended with exit code {self.exit_code()}"
-        return f"{how}; its last line: {lines[-1] if lines else 'none'}"
 
 
 class DemoPeers:
@@ -79,7 +28,7 @@ class DemoPeers:
 
     def __init__(self, script: Path, args: list[str]) -> None:
         self._command = [str(script), *args]
-        self.peers: dict[str, DemoPeer] = {}
+        self.peers: dict[str, Peer] = {}
 
     def __enter__(self) -> DemoPeers:
         # No signal may come between directory and guard; and the guard, which inherits the block, heeds none.
@@ -120,7 +69,7 @@ class DemoPeers:
         """Id of peer `number`: it follows from the key that its party made for it."""
         return str(self._parties[self.party_of(number)].peer(name_of(number)).peer_id)
 
-    def start(self, number: int, *options: str) -> DemoPeer:
+    def start(self, number: int, *options: str) -> Peer:
         """Start peer `number` with further options of `chaos run`."""
         name, party = name_of(number), self.party_of(number)
         command = [sys.executable, "-m", "chaos.cli.main", "run", "--name", name, "--listen", "127.0.0.1:0"]
@@ -137,7 +86,7 @@ class DemoPeers:
                 env=self.environment(),
                 start_new_session=True,
             )
-        self.peers[name] = DemoPeer(name, party, process, log, started)
+        self.peers[name] = Peer(name, party, process, log, started)
         return self.peers[name]
 
     def environment(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from chaos.core.errors import ChaosError
 from chaos.observe.sentences import sentence
-from chaos.observe.trace import Tail, in_order
+from chaos.observe.trace import Tail, in_order, trace_files
 
 FOLLOW_S = 0.5
 """Between two looks."""
@@ -28,15 +28,11 @@ _STYLES = {"failure": "red", "suspect": "red", "gone": "red", "paused": "red", "
 Line = dict[str, Any]
 
 
-def trace_files(given: Iterable[str]) -> list[Path]:
-    """Files as they are, and those of directories (FILE.jsonl). Raises ChaosError if there are none."""
+def paths_of(given: Iterable[str]) -> list[Path]:
+    """Files as they are, and the traces in directories. Raises ChaosError if a directory has none."""
     found: list[Path] = []
-    for text in given:
-        path = Path(text)
-        inside = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-        if not inside:
-            raise ChaosError(f"there is no trace (*.jsonl) in {path}")
-        found += inside
+    for path in map(Path, given):
+        found += trace_files(path) if path.is_dir() else [path]
     return found
 
 
@@ -123,7 +119,7 @@ class FileSource:
         return [line for lines in self.by_writer() for line in lines]
 
     def by_writer(self) -> list[list[Line]]:
-        for path in trace_files(self._given):
+        for path in paths_of(self._given):
             self._tails.setdefault(path, Tail(path))
         return [tail.read() for tail in self._tails.values()]
 

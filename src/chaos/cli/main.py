@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from chaos.cli import lab as lab_verbs
 from chaos.cli import party as party_verbs
 from chaos.cli import plan as plan_verbs
 from chaos.core.errors import ChaosError
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(party_verbs.app, name="party")
 app.add_typer(plan_verbs.app, name="plan")
+app.add_typer(lab_verbs.app, name="lab")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 PartyDirectory = Annotated[

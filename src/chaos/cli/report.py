@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from chaos.core.errors import ChaosError
-from chaos.observe.report import trace_files, write_report
+from chaos.observe.report import write_report
+from chaos.observe.trace import trace_files
 
 
 def report_on(directory: Path, out: Path | None, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from chaos.core.departure import REFUSED
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Admit, Decide, JoinRefused, JoinRequest
 from chaos.core.types import MAX_SEATS, Fingerprint, PeerInfo, View
+from chaos.core.watch import SMALL
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
@@ -85,7 +86,9 @@ class Admission:
             self._node.departure.stop(REFUSED, f"the run did not admit this peer: {self._last_refusal}")
             return
         request = JoinRequest(self._ctx.me, worker.fingerprint, worker.layout)
-        self._ctx.send_all(sorted(self._ctx.linked), request)
+        linked = sorted(self._ctx.linked)
+        first = (self._attempts - 1) * SMALL % len(linked) if len(linked) > SMALL else 0
+        self._ctx.send_all((*linked[first:], *linked[:first])[:SMALL], request)
 
     def learn_addresses(self, view: View) -> None:
         """A view that this joiner is not in: its members may be asked too."""
@@ -110,6 +113,12 @@ class Admission:
 
     def ask_soon(self) -> None:
         self._next_request = self._ctx.now
+
+    def linked(self) -> None:
+        """A link stands: its other end is asked at once, unless enough were asked already."""
+        if len(self._ctx.linked) <= SMALL:
+            self.ask_soon()
+            self.tick()
 
     def admitted(self) -> None:
         self._attempts = 0

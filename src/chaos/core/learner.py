@@ -6,6 +6,7 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,30 @@ from chaos.core.messages import (
     SnapshotRelease,
 )
 from chaos.core.types import StateManifest
+from chaos.core.watch import watchers
 from chaos.core.worker_messages import SnapshotTaken
 from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
+    from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
 
-STATE_FACTOR, STATE_SLACK = 16, 64 * 2**20
-"""An offered state is at most so many times as large as the model, plus so many bytes. Adam's is 3 to 5 times."""
+STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
+"""An offered state is at most so many times as large as this worker's tensors, plus so many bytes. Adam's is 3 to 7
+times. Frozen tensors count too: what is trained may be a thousandth of the model."""
+WIDEST = 8
+"""Bytes of the widest dtype."""
+
+
+def own_bytes(worker: Worker) -> int:
+    """Bytes of this worker's model and extras, at most."""
+    tensors = (*worker.fingerprint.tensors, *worker.fingerprint.extras)
+    return WIDEST * sum(math.prod(tensor.shape) for tensor in tensors) + worker.layout.nbytes
 
 
 def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
@@ -173,8 +185,12 @@ class Learner:
     def _ask(self) -> None:
         """Ask those members that have not answered yet, as often as need be: a link may have swallowed either."""
         self._asked_at = self._ctx.now
-        silent = [m for m in self._ctx.view.member_ids() if m not in self._ready and m not in self._refused]
+        silent = [m for m in self._candidates() if m not in self._ready and m not in self._refused]
         self._ctx.send_all(silent, SnapshotPrepare())
+
+    def _candidates(self) -> list[str]:
+        """Members that may be donors: all of them, or in a large view those that this learner hears of."""
+        return [peer for peer in watchers(self._ctx.view, self._ctx.id) if self._ctx.view.member(peer) is not None]
 
     def tick(self) -> None:
         if self._ctx.role != Role.LEARNER:
@@ -208,7 +224,7 @@ class Learner:
             self._maybe_choose()
 
     def _maybe_choose(self) -> None:
-        members = self._ctx.view.member_ids()
+        members = self._candidates()
         answered = set(self._ready) | self._refused
         waited = self._ctx.now - self._since > self._ctx.config.donor_wait_s
         if self._ready and (waited or all(m in answered for m in members)):
@@ -317,7 +333,7 @@ class Learner:
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, worker.model_bytes if worker is not None else 0):
+        if reason := flaw(offer, own_bytes(worker) if worker is not None else 0):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
@@ -404,7 +420,8 @@ class Learner:
         """A donor died, left, sent what does not match, or is too slow: the others take over its rest."""
         if self._ctx.role != Role.LEARNER:
             return
-        self._ready.pop(peer, None)
+        if self._ready.pop(peer, None) is not None:
+            self._ctx.send(peer, SnapshotRelease(self._target))  # it may live, and serve nobody while it holds this
         self._refused.discard(peer)
         if self.phase == Phase.OFFER and self._offer is None and not self._ready:
             self.restart("no donor is left")
@@ -455,14 +472,12 @@ class Learner:
         members = [m for m in self._ctx.view.member_ids() if m not in self._node.views.suspects]
         if not members:
             return
-        self._retry_at = 0.0
-        if self.phase == Phase.VERIFY:
+        self._retry_at, was = 0.0, self.phase
+        if was == Phase.VERIFY:
             self._ctx.send(self._verify_donor, SnapshotRelease(self._target))
         self._own, self._own_hashes, self._theirs = None, None, None
         self._node.donor.give_up()
-        preferred = [d for d in members if d in self._donors] or members
-        mine = [info.id for info in self._ctx.view.learners].index(self._ctx.id)
-        self._verify_donor = preferred[mine % len(preferred)]  # each serves one snapshot: learners spread over them
+        self._verify_donor = self._next_verifier(members, again=was == Phase.VERIFY)
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self._late
@@ -473,6 +488,16 @@ class Learner:
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
         self._ctx.send(self._verify_donor, SnapshotAt(step))
+
+    def _next_verifier(self, members: list[str], again: bool) -> str:
+        """A donor first; each serves one snapshot, so learners spread over them. Then another one each time, lest
+        learners wait for one another's snapshots at two members."""
+        preferred = [m for m in members if m in self._donors] or members
+        if again and self._verify_donor in members:
+            order = [*preferred, *(m for m in members if m not in preferred)]
+            return order[(order.index(self._verify_donor) + 1) % len(order)]
+        mine = [info.id for info in self._ctx.view.learners].index(self._ctx.id)
+        return preferred[mine % len(preferred)]
 
     def on_own_missed(self, step: int) -> None:
         if self.phase == Phase.VERIFY:

@@ -13,6 +13,7 @@ from typing import Any
 
 from chaos.core.actions import AnyAction, Disconnect, Stop
 from chaos.core.admission import Admission
+from chaos.core.attendance import Attendance
 from chaos.core.codec import decode_words
 from chaos.core.context import Context, NodeConfig, Role
 from chaos.core.departure import LOST, START_AGAIN, UNCONFIRMED, Departure
@@ -119,6 +120,7 @@ class Node:
         self.departure = Departure(self.ctx, self)
         self.overlay = Overlay(self.ctx, self)
         self.stragglers = Stragglers(self.ctx, self)
+        self.attendance = Attendance()
         self._claims: dict[int, dict[str, bytes]] = {}
         self._diverged = False
         self._learner_differs = False
@@ -253,8 +255,7 @@ class Node:
             self.learner.on_link(info.id, up=True)
             self._repeat_wishes([info.id])
         else:
-            self.admission.ask_soon()
-            self.admission.tick()
+            self.admission.linked()
 
     def _link_down(self, peer: str, reason: str) -> None:
         info = self.ctx.linked.pop(peer, None)
@@ -284,6 +285,7 @@ class Node:
     def on_installed(self, view: View, was: Role) -> None:
         """Called by `views` right after it made `view` the installed one."""
         role = self.ctx.role
+        self.attendance.installed(view)
         self.liveness.installed()
         if role == Role.JOINER:
             self.rejoin("the others went on without this peer")

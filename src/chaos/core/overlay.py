@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.5
 """Between two looks at the links: as often as heartbeats tell of them."""
+MOST_PLANNED = 64
+"""With more members the shares stay equal, whatever is missing: a plan looks at each root's load on each link."""
 SETTLED_S = 2.0
 """A link that is missing for so long counts as missing: a flapping one, or one that is being made, changes no plan."""
 
@@ -79,7 +81,10 @@ class Overlay:
 
     def _plan(self, view: View) -> tuple[int, ...]:
         """Roots' shares for these members and links. Some milliseconds of work, so the last plan is remembered."""
-        fitted = view.member_ids(), self._standing(view)
+        lacks = self._lacking(view)
+        if not lacks or len(view.members) > MOST_PLANNED:
+            return ()
+        fitted = view.member_ids(), tuple(ends for ends in self._pairs(view) if ends not in lacks)
         if fitted != self._fitted:
             self._fitted, self._fit = fitted, shares(*fitted)
         return self._fit
@@ -91,18 +96,14 @@ class Overlay:
     def _look(self) -> None:
         said = {peer: beat.links for peer, beat in self._node.liveness.progress.items()}
         said[self._ctx.id] = tuple(self._ctx.linked)
-        missing = {(a, b) for a, b in self._pairs(self._ctx.view) if b not in said.get(a, (b,))}
-        missing |= {(a, b) for a, b in self._pairs(self._ctx.view) if a not in said.get(b, (a,))}
+        present = {info.id for info in self._ctx.view.everybody()}
+        missing = {pair(a, b) for a in said.keys() & present for b in present.difference(said[a]) if a != b}
         self._missing = {ends: self._missing.get(ends, self._ctx.now) for ends in sorted(missing)}
 
-    def _standing(self, view: View) -> tuple[tuple[str, str], ...]:
-        """Links among the view's peers that are neither cut nor missing for long."""
-        now = self._ctx.now
-        return tuple(
-            ends
-            for ends in self._pairs(view)
-            if ends not in view.cut and now - self._missing.get(ends, now) < SETTLED_S
-        )
+    def _lacking(self, view: View) -> set[tuple[str, str]]:
+        """Links among the view's peers that are cut, or missing for long."""
+        absent = {ends for ends, since in self._missing.items() if self._ctx.now - since >= SETTLED_S}
+        return {ends for ends in absent.union(view.cut) if view.knows(ends[0]) and view.knows(ends[1])}
 
     def _pairs(self, view: View) -> list[tuple[str, str]]:
         ids = sorted(info.id for info in view.everybody())

@@ -25,6 +25,7 @@ def describe(node: Node) -> dict[str, Any]:
         "epoch": node.steps.data.epoch,
         "paused": {"reason": pause.reason, "seconds": round(pause.seconds(), 1)} if pause.reason else None,
         "other_lineages": {ctx.name(peer): lineage for peer, lineage in node.force.foreign.items()},
+        "missing_parties": node.attendance.summary(),
         "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
         "corrupt_shards": {ctx.name(peer): count for peer, count in node.learner.corrupt.items()},

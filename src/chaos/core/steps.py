@@ -23,6 +23,7 @@ from chaos.core.events import RoundComplete
 from chaos.core.lineage import CommittedStep, commit
 from chaos.core.messages import Ack, FetchResult, FinishedStep, Report, ResultMissing, StepContribution
 from chaos.core.types import DataState, View
+from chaos.core.watch import SMALL
 from chaos.core.worker_messages import Contribution
 
 if TYPE_CHECKING:
@@ -263,7 +264,9 @@ class Steps:
         elif self._ctx.now - self._moved_at >= self._ctx.config.repeat_s:
             self._moved_at = self._ctx.now
             self._still += 1
-            self.repeat([p.id for p in self._ctx.view.everybody()])
+            everybody = self._ctx.view.everybody()
+            if self._still % math.ceil(len(everybody) / SMALL) == 0:  # in a large view as many messages a second
+                self.repeat([p.id for p in everybody])
             self._catch_up()
 
     def repeat(self, peers: list[str]) -> None:

@@ -109,6 +109,14 @@ class View(Record, frozen=True, dict=True):
     def _everybody(self) -> tuple[PeerInfo, ...]:
         return self.members + self.learners
 
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {info.id: position for position, info in enumerate(self._everybody)}
+
+    def position(self, peer: str) -> int | None:
+        """Place among `everybody()`, from 0."""
+        return self._positions.get(peer)
+
     def member(self, peer: str) -> PeerInfo | None:
         return self._members.get(peer)
 

@@ -13,6 +13,7 @@ from chaos.core.handling import Cause, Handling
 from chaos.core.messages import Accept, Decide, LastWords, Nack, Prepare, Promise, Sealed, Vote
 from chaos.core.succession import after_failure, planned
 from chaos.core.types import Ballot, View
+from chaos.core.watch import is_small
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
@@ -152,6 +153,7 @@ class Views:
             self._need_since = self._ctx.now
         current = self.proposal
         if current is not None and self._ctx.now - current.started > PATIENCE * self._ctx.config.takeover_s:
+            self._node.liveness.unanswered(self._awaited(current) if not is_small(current.base) else [])
             self.proposal = current = None
         if current is not None and (current.freeze or need == "planned"):
             self._proceed()
@@ -196,12 +198,7 @@ class Views:
         if current is None:
             return
         if current.value is None:
-            awaited = [
-                p
-                for p in current.base.member_ids()
-                if p not in current.promises and p not in current.gone and p not in self.suspects
-            ]
-            if awaited:
+            if self._awaited(current):
                 return
             if not current.promised_by_quorum():
                 return
@@ -217,6 +214,14 @@ class Views:
             self._ctx.trace("decide", view=value.id, reason=value.reason, handling_ms=took)
             self.handling.decided = self._ctx.now
             self.install(value)
+
+    def _awaited(self, current: Proposal) -> list[str]:
+        """Who is still to promise: everybody who is neither gone nor suspected."""
+        return [
+            peer
+            for peer in current.base.member_ids()
+            if peer not in current.promises and peer not in current.gone and peer not in self.suspects
+        ]
 
     def _hopeless(self, current: Proposal, why: str) -> None:
         """Those who report can't go on: they were promoted a step behind and may lack a stable one, or have no workers.

@@ -45,7 +45,6 @@ class Worker:
 
     fingerprint: Fingerprint
     layout: Layout
-    model_bytes: int
     applied: int | None = None
     """The step its parameters will be at once it has obeyed; None until it was given the run's state."""
     holds: int = 0
@@ -100,7 +99,7 @@ class WorkerDesk:
         if self.known is not None and self.known.layout != message.layout:
             self._decline("the restarted script lays its gradients out in other buckets than before; run the same one")
             return
-        self.worker = self.known = Worker(message.fingerprint, message.layout, message.model_bytes)
+        self.worker = self.known = Worker(message.fingerprint, message.layout)
         self._ctx.trace("worker_registered", pid=message.pid, bytes=message.layout.nbytes)
         self._node.on_worker_registered()
 

@@ -43,8 +43,6 @@ class Register(ToAgent, frozen=True):
     pid: Count
     fingerprint: Fingerprint
     layout: Layout
-    model_bytes: Count
-    """Of all parameters, trainable or not, and buffers: what the size of a training state is judged by."""
     listens: bool = False
     """The script wants to be told of events: `Told` comes before `Proceed`."""
 

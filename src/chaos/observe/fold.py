@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from chaos.observe.picture import LINKS, PEERS, USUAL, Direction, Event, Join, Link, Peer, Picture, Step, usual
 from chaos.observe.sentences import CAUSES, sentence
+from chaos.observe.shapes import is_sound
 
 Line = Mapping[str, Any]
 Thing = TypeVar("Thing")
@@ -77,6 +78,8 @@ class Fold:
 
     def take(self, line: Line) -> None:
         """One more line. One that another peer made up, and that lacks what its kind has, changes little or nothing."""
+        if not is_sound(line):
+            return
         picture = self.picture
         at = line["stamp"] / 1e6
         picture.at = max(picture.at, at)

@@ -10,6 +10,7 @@ from typing import Any
 
 from chaos.core.errors import ChaosError
 from chaos.observe.picture import Picture
+from chaos.observe.shapes import is_sound
 
 WIDTH_IN = 9.0
 LABELLED = 24
@@ -68,7 +69,7 @@ def presence(lines: Sequence[Mapping[str, Any]]) -> list[Span]:
     found: list[Span] = []
     now: dict[str, tuple[str, float]] = {}
     newest, at = 0, 0.0
-    for line in lines:
+    for line in filter(is_sound, lines):
         at = max(at, line["stamp"] / 1e6)
         if line["kind"] != "view" or line["view"] <= newest:
             continue

@@ -33,14 +33,6 @@ svg { width: 100%; height: auto; } pre { background: #f6f6f6; padding: .6rem; ov
 """
 
 
-def trace_files(directory: Path) -> list[Path]:
-    """The traces in a directory and below. Raises ChaosError if there are none."""
-    found = sorted(directory.rglob("*.jsonl"))
-    if not found:
-        raise ChaosError(f"there is no trace (*.jsonl) in {directory}: give the directory of --trace FILE")
-    return found
-
-
 def write_report(traces: Sequence[Path], out: Path) -> Path:
     """Writes `report.html` and the pictures (`NAME.png`) to `out`; returns the page's path.
 
@@ -122,8 +114,12 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequen
 def _fewer(picture: Picture) -> str:
     if len(picture.members) >= picture.most_members:
         return ""
-    text = f"It ended with {len(picture.members)} of the {picture.most_members} members that it had at most."
-    return f'<p class="warn">{text}</p>'
+    text = f"It ended with {len(picture.members)} of the {picture.most_members} members that it had at most"
+    had = {peer.party: peer.name for peer in picture.peers.values() if peer.contributed}
+    still = {picture.peers[name].party for name in picture.members if name in picture.peers}
+    if missing := [f"{party[:8]} ({name})" for party, name in had.items() if party not in still]:
+        text += f", and without parties {', '.join(missing)}"
+    return f'<p class="warn">{escape(text)}.</p>'
 
 
 def _facts(picture: Picture) -> str:

@@ -62,6 +62,7 @@ class Top(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [("q", "quit", "quit"), ("tab", "focus_next", "next table")]
     ENABLE_COMMAND_PALETTE = False
+    TITLE = "chaos top"
 
     def __init__(self, feed: Feed) -> None:
         super().__init__()

@@ -151,6 +151,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         raise ChaosError(f"cannot read {path}: {error.strerror}") from error
 
 
+def trace_files(directory: Path) -> list[Path]:
+    """The traces in a directory and below. Raises ChaosError if there are none."""
+    found = sorted(directory.rglob("*.jsonl"))
+    if not found:
+        raise ChaosError(f"there is no trace (*.jsonl) in {directory}: give the directory of --trace FILE")
+    return found
+
+
 class Tail:
     """Follows a file that is being written, also while it becomes the older one. What is not there yet comes later."""
 

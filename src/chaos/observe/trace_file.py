@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from chaos.observe.trace import Tail
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,11 @@ class TraceFiles:
     """Follows one file per peer. A file that does not exist yet, or a line that is being written, is read later."""
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
-        self._paths = dict(paths)
-        self._offsets = dict.fromkeys(paths, 0)
+        self._tails = {peer: Tail(path) for peer, path in paths.items()}
 
     def read(self) -> list[Entry]:
-        """What has been written since the last call."""
-        entries = [entry for peer in self._paths for entry in self._read_one(peer)]
+        """What has been written since the last call. Raises ChaosError as `Tail.read`."""
+        entries = [
+            Entry(peer, line["t"], line["kind"], line) for peer, tail in self._tails.items() for line in tail.read()
+        ]
         return sorted(entries, key=lambda entry: entry.t)
-
-    def _read_one(self, peer: str) -> list[Entry]:
-        path = self._paths[peer]
-        if not path.exists():
-            return []
-        with path.open("rb") as file:
-            file.seek(self._offsets[peer])
-            content = file.read()
-        complete = content[: content.rfind(b"\n") + 1]
-        self._offsets[peer] += len(complete)
-        return [parse(peer, line) for line in complete.splitlines()]
-
-
-def parse(peer: str, line: bytes) -> Entry:
-    """One complete line of `peer`'s trace."""
-    fields: dict[str, Any] = json.loads(line)
-    return Entry(peer, fields["t"], fields["kind"], fields)

@@ -135,11 +135,11 @@ class Faults:
         self.world.disturb()
         self.world.network.spike(directions, extra, seconds)
 
-    def order_link(self, one: SimPeer, other: SimPeer, seconds: float) -> None:
-        """An operator has a link cut, and after a while made again."""
+    def order_link(self, one: SimPeer, other: str, seconds: float) -> None:
+        """The operator of `one` has its link to `other` cut, and after a while both ends' have it made again."""
         self.world.disturb()
-        one.handle(ev.LinkWanted(other.id, False))
-        self.world.heap.at(seconds, lambda: self._want_back((one.id, other.id)))
+        one.handle(ev.LinkWanted(other, False))
+        self.world.heap.at(seconds, lambda: self._want_back((one.id, other)))
 
     def _want_back(self, ends: Pair) -> None:
         for peer, other in (ends, ends[::-1]):

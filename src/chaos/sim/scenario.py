@@ -78,8 +78,8 @@ def load(path: Path) -> Scenario:
 
 VERBS = {
     "join": 2, "crash": 1, "crash_between": 1, "lose_host": 1, "restart": 2, "kill_worker": 1, "leave": 1,
-    "freeze": 1, "slow": 1, "reset": 2, "cut": 2, "flap": 2, "one_way": 2, "partition": 1, "delay": 2,
-    "corrupt_shards": 0, "flip_bit": 1, "stranger": 1,
+    "freeze": 1, "slow": 1, "reset": 2, "cut": 2, "link_by_order": 2, "flap": 2, "one_way": 2, "partition": 1,
+    "delay": 2, "corrupt_shards": 0, "flip_bit": 1, "stranger": 1,
 }  # fmt: skip
 """What can happen, and how many peers it needs."""
 
@@ -166,5 +166,6 @@ class ScenarioRun(Run):
             "slow": lambda: faults.slow(peer, 0.0005, fault.factor, fault.seconds),
             "flip_bit": lambda: faults.flip_bit(peer, fault.count),
             "stranger": lambda: faults.strange(peer, 40),
+            "link_by_order": lambda: faults.order_link(peer, peer_id(fault.peers[1]), fault.seconds),
         }
         verbs[fault.do]()

@@ -201,7 +201,7 @@ class Schedule:
         if len(links) < 3:
             return ""
         ends = [able[peer] for peer in random.choice(links)]
-        self._faults.order_link(ends[0], ends[1], seconds)
+        self._faults.order_link(ends[0], ends[1].id, seconds)
         return f"the link of {ends[0].info.name} and {ends[1].info.name} is cut by order for {seconds} s"
 
     def _flap(self, random: Random) -> str:

@@ -54,7 +54,7 @@ class Worker:
         self._desk.from_worker(self, message, delay)
 
     def start(self) -> None:
-        self._say(wm.Register(1, FINGERPRINT, LAYOUT, LAYOUT.nbytes))
+        self._say(wm.Register(1, FINGERPRINT, LAYOUT))
 
     def hear(self, message: wm.FromAgent, head: bytes) -> None:
         """`head` is the lineage after a commit's step, for the promises."""

@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from chaos.core.data import Span, held
-from chaos.core.errors import ChaosError, Refused, RemoteProtocolError
+from chaos.core.errors import ChaosError, RemoteProtocolError
 from chaos.core.types import StateManifest
 from chaos.core.worker_messages import (
     Applied,
@@ -32,7 +32,7 @@ from chaos.core.worker_messages import (
 from chaos.train.buckets import Buckets, ResultRing
 from chaos.train.buffers import AgreedBuffers
 from chaos.train.data import step_seed
-from chaos.train.errors import AgentLost, StateMismatch
+from chaos.train.errors import AgentLost, NotAdmitted, StateMismatch
 from chaos.train.gradients import Gradients, from_bitmap
 from chaos.train.options import OnEvent
 from chaos.train.outcome import Outcome
@@ -150,7 +150,7 @@ class BoundaryLoop:
                     self._proceed(message)
                     return
                 case Declined():
-                    raise Refused(message.reason)
+                    raise NotAdmitted(message.reason)
                 case Welcome():
                     raise RemoteProtocolError("the agent welcomed this worker twice")
 
@@ -228,4 +228,4 @@ class BoundaryLoop:
         while True:
             message, _ = self._link.receive()
             if isinstance(message, Declined):
-                raise Refused(message.reason)
+                raise NotAdmitted(message.reason)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from chaos.core.errors import ChaosError
+from chaos.core.errors import ChaosError, Refused
+
+
+class NotAdmitted(Refused):
+    """The agent says that this peer can't take part. It has printed why, so nobody else has to."""
 
 
 class AgentLost(ChaosError):

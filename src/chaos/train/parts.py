@@ -76,10 +76,6 @@ class Parts:
         """Parameters, then buffers, with their names."""
         return [*self.params.items(), *((place.name, place.tensor()) for place in self.buffers)]
 
-    def nbytes(self) -> int:
-        """Of all of them."""
-        return sum(tensor.nbytes for _, tensor in self.named_tensors())
-
 
 def _plain(name: str) -> str:
     """A parameter's name as if no part of the model had been compiled."""

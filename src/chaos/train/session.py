@@ -13,14 +13,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from chaos.core.errors import ChaosError, Refused, RemoteProtocolError
+from chaos.core.errors import ChaosError, RemoteProtocolError
 from chaos.core.worker_messages import Declined, Register, Welcome
 from chaos.train.agent_link import AgentLink
 from chaos.train.boundary import BoundaryLoop, Means
 from chaos.train.buckets import Buckets, ResultRing
 from chaos.train.buffers import AgreedBuffers
 from chaos.train.data import Collate, Source
-from chaos.train.extras import check_extras, tensors_of
+from chaos.train.errors import NotAdmitted
+from chaos.train.extras import check_extras
 from chaos.train.fingerprint import fingerprint
 from chaos.train.gradients import Gradients
 from chaos.train.launch import agent_address
@@ -228,12 +229,10 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options,
     """Register with the agent and wait until this worker may compute its first step."""
     plan = plan_layout(training.parts, options.wire == "bf16")
     identity = fingerprint(training, options)
-    nbytes = training.parts.nbytes() + sum(tensor.nbytes for _, tensor in tensors_of(training.extras))
-    register = Register(os.getpid(), identity, plan.layout, nbytes, on_event is not None)
-    link.send(register)
+    link.send(Register(os.getpid(), identity, plan.layout, on_event is not None))
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
-        raise Refused(welcome.reason)
+        raise NotAdmitted(welcome.reason)
     if not isinstance(welcome, Welcome):
         raise RemoteProtocolError(f"the agent answered a registration with {type(welcome).__name__}")
     buckets = Buckets(fds[0], plan, training.parts)
@@ -254,7 +253,8 @@ def _exit_codes_of_errors() -> None:
         if not isinstance(error, ChaosError):
             previous(kind, error, trace)
             return
-        print(f"chaos: error: {error}", file=sys.stderr, flush=True)
+        if not isinstance(error, NotAdmitted):
+            print(f"chaos: error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
 
     hook.reports_chaos_errors = True  # type: ignore[attr-defined]

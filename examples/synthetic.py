@@ -1,0 +1,1 @@
+../src/chaos/examples/synthetic.py
