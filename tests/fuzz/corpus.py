@@ -82,11 +82,14 @@ def _traces(_: Random) -> list[bytes]:
     seats = {"members": ["a"], "learners": ["b"], "ids": ["1" * 16, "2" * 16], "parties": ["p", "q"]}
     view = {"view": 1, "lineage": "l", "first_step": 1, "abort": False, "role": "member", "cut": [], "shares": []}
     commit = {"step": 3, "view": 1, "loss": 1.0, "weight": 8.0, "contributors": ["1" * 16], "late": [], "skip": ""}
+    way = {"rtt_s": 0.01, "rate": 1000, "out": {"control": 1, "gradients": 2, "state": 3}}
+    sample = {"host": {"cpu": 0.5, "memory": 1}, "worker": {"steps": 1}, "links": {"b": way}, "spread_bytes": 9}
     lines = [
         every | {"kind": "trace", "version": TRACE_VERSION},
         every | {"kind": "view", "reason": "so"} | view | seats,
         every | {"kind": "commit"} | commit,
         every | {"kind": "suspect", "about": "b", "reason": "silent"},
+        every | {"kind": "sample", "join": None, "gpus": [{"name": "x", "use": 0.5}]} | sample,
     ]
     return [b"\n".join(json.dumps(line).encode() for line in lines) + b"\n"]
 

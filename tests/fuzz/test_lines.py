@@ -12,6 +12,7 @@ from chaos.observe.fold import Fold
 from chaos.observe.plots import presence
 from chaos.observe.report import page
 from chaos.observe.sentences import _WORDS, sentence
+from chaos.observe.shapes import is_sound
 from chaos.observe.trace import is_line
 from tests.fuzz.targets import seeds
 from tests.observe.test_report import lines as story
@@ -47,6 +48,10 @@ def test_the_picture_goes_on(lines: list[dict[str, Any]]) -> None:
     picture.standing()
     for line in lines:
         assert isinstance(sentence(line), str)
+
+
+def test_honest_lines_are_sound() -> None:
+    assert [line["kind"] for line in KNOWN if not is_sound(line)] == []
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

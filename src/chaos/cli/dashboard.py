@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -64,8 +65,8 @@ def page(directory: Path, listen: str, environment: Mapping[str, str]) -> Iterat
         process.wait()
 
 
-def show(source: Source, listen: str) -> None:
-    """Serve the page until a signal comes. Raises ChaosError."""
+def show(source: Source, listen: str, as_json: bool = False) -> None:
+    """Serve the page until a signal comes; first say where it is. Raises ChaosError."""
     check(listen)
     from chaos.observe.dashboard.guard import is_loopback
     from chaos.observe.dashboard.server import make_app, serve
@@ -79,7 +80,10 @@ def show(source: Source, listen: str) -> None:
     def ready(bound: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         link = f"http://{shown}:{bound}/" + (f"?token={token}" if token else "")
-        print(f"{SAYS}{link}", file=sys.stderr, flush=True)
+        if as_json:
+            print(json.dumps({"dashboard": link}), flush=True)
+        else:
+            print(f"{SAYS}{link}", file=sys.stderr, flush=True)
 
     feed.start()
     try:

@@ -53,10 +53,7 @@ def run(
     enter_user_namespace()
     if (reason := missing()) is not None:
         raise ChaosError(f"there can be no lab here: {reason}. The simulator needs nothing: `chaos sim`")
-    folder = (out or Path(tempfile.mkdtemp(prefix="chaos-traces-"))).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("*.jsonl*"), *folder.glob("*.log")):
-        old.unlink()
+    folder = empty_folder(out)
     console = Console(stderr=as_json)
     with signals_as_exits(), Hosts(loaded, scenario.resolve().parent, folder) as hosts:
         ids = hosts.peer_ids()
@@ -86,6 +83,18 @@ def clean(as_json: AsJson = False) -> None:
         print(f"{len(found)} removed" if found else "nothing was left")
     if stuck:
         raise ChaosError(f"some process of {stuck[0]} can't be killed; is it stuck in the kernel?")
+
+
+def empty_folder(out: Path | None) -> Path:
+    """Where traces go, without those of an earlier run. Raises ChaosError if nothing can be written there."""
+    folder = (out or Path(tempfile.mkdtemp(prefix="chaos-traces-"))).resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in (*folder.glob("*.jsonl*"), *folder.glob("*.log")):
+            old.unlink()
+    except OSError as error:
+        raise ChaosError(f"cannot write to {folder}: {error.strerror}; give another --out") from error
+    return folder
 
 
 def enter_user_namespace() -> None:

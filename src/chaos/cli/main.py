@@ -212,12 +212,13 @@ def dashboard(
     ] = "127.0.0.1:8800",
     party: PartyDirectory = None,
     plain: Plain = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the page's address as one JSON object first.")] = False,
 ) -> None:
     """Serve a page that shows a run live, and /metrics for Prometheus. It is no member, and only looks."""
     from chaos.cli.dashboard import show
     from chaos.cli.events import source_of
 
-    show(source_of(source or [], party, plain), listen)
+    show(source_of(source or [], party, plain), listen, as_json)
 
 
 @app.command(epilog=EXIT_CODES)

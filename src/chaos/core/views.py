@@ -448,7 +448,7 @@ class Views:
         ctx.trace("view", view=view.id, lineage=view.lineage, first_step=view.first_step, abort=view.abort,
                   role=str(ctx.role), members=[m.name for m in view.members], learners=[p.name for p in view.learners],
                   ids=[p.id for p in view.everybody()], parties=[p.party[:16] for p in view.everybody()],
-                  shares=view.shares, cut=[(ctx.name(a), ctx.name(b)) for a, b in view.cut],
+                  shares=view.shares, cut=view.cut,
                   reason=view.reason)  # fmt: skip
         if before is not None and was == Role.MEMBER:
             line = self.handling.installed(before, view, ctx.now)

@@ -196,7 +196,6 @@ class Fold:
         for name, peer in self.picture.peers.items():
             rank = line["members"].index(name) if name in line["members"] else None
             peer.share = None if rank is None else shares[rank] / max(sum(shares), 1)
-        # who has left is named by its id there
         cut = {" ".join(sorted(self._names.get(end, end) for end in ends)) for ends in line["cut"]}
         for key in sorted(cut):
             self._link(*key.split(" ")).state = "cut"

@@ -13,7 +13,7 @@ Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e15)]
 Names = Annotated[list[Name], Meta(max_length=2048)]
 Bytes = dict[Name, Number]
-Anything = dict[str, Any]
+Figures = dict[Name, float | None]
 
 
 class Common(msgspec.Struct):
@@ -72,9 +72,9 @@ class Coming(msgspec.Struct, kw_only=True):
 
 
 class Sample(Common, kw_only=True):
-    host: Anything
-    gpus: list[Anything]
-    worker: Anything
+    host: Figures
+    gpus: list[dict[Name, float | str | None]]
+    worker: Figures
     spread_bytes: Number
     links: dict[Name, Way]
     join: Coming | None
