@@ -39,9 +39,10 @@ def test_only_marked_processes_are_killed(tmp_path: Path) -> None:
 
 
 DEMO = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 from pathlib import Path
 from chaos.cli.demo_peers import DemoPeers
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 with DemoPeers(Path("none"), []) as peers:
     child = subprocess.Popen(
         [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time;"
