@@ -16,7 +16,7 @@ def main() -> None:
     options = arguments()
     log = Log(options.log_steps)
     model = Model(options.millions, 0)
-    dataset = list(range(4_000_000))
+    dataset = range(4_000_000)
     with chaos.Session(model, torch.optim.SGD(model.parameters(), lr=1e-3)) as run:
         for _ in run.epochs(1):
             for batch in run.shard(dataset, batch_size=BATCH):
