@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chaos.cli.demo_board import Board
+from chaos.cli.demo_costs import Cost
 from chaos.cli.demo_summary import Summary
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -119,6 +120,18 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[round((value - low) * scale)] for value in values)
 
 
+def costs_table(costs: Iterable[Cost], named: Callable[[Cost], str]) -> Table:
+    """A row for each event, under the name it is given, with what it cost."""
+    events = Table(box=None, pad_edge=False, header_style="dim")
+    events.add_column("event")
+    for title in ("took", "others waited", "steps meanwhile"):
+        events.add_column(title, justify="right")
+    for cost in costs:
+        took, waited = (f"{seconds * 1000:.0f} ms" for seconds in (cost.delay_s, cost.stall_s))
+        events.add_row(named(cost), took, waited, str(cost.steps_during))
+    return events
+
+
 def report(summary: Summary) -> Group:
     """The figures for people."""
     facts = Table.grid(padding=(0, 2))
@@ -128,13 +141,7 @@ def report(summary: Summary) -> Group:
     facts.add_row("states of all peers", "equal to the last bit" if summary.digests_equal else "THEY DIFFER")
     facts.add_row("stable updates lost", str(summary.lost_updates))
     facts.add_row("samples counted twice", str(summary.samples_counted_twice))
-    events = Table(box=None, pad_edge=False, header_style="dim")
-    events.add_column("event")
-    for title in ("took", "others waited", "steps meanwhile"):
-        events.add_column(title, justify="right")
-    for cost in summary.events:
-        took, waited = (f"{seconds * 1000:.0f} ms" for seconds in (cost.delay_s, cost.stall_s))
-        events.add_row(f"{cost.peer} {EVENT_NAMES[cost.kind]}", took, waited, str(cost.steps_during))
+    events = costs_table(summary.events, lambda cost: f"{cost.peer} {EVENT_NAMES[cost.kind]}")
     note = Text(
         "others waited: the one that waited longest, beyond what is usual once all have contributed", style="dim"
     )

@@ -20,6 +20,7 @@ from rich.table import Table
 from chaos.cli.demo import signals_as_exits
 from chaos.cli.demo_costs import Event
 from chaos.cli.demo_summary import Summary, summarise
+from chaos.cli.demo_view import costs_table
 from chaos.core.errors import ChaosError
 from chaos.lab.faults import Done
 from chaos.lab.guard import clean as clean_directory
@@ -174,13 +175,6 @@ def show(console: Console, summary: Summary, values: dict[str, Any], folder: Pat
     facts.add_row("latest packet", f"{values['wire_late_ms']:.1f} ms after its time")
     facts.add_row("traces", str(folder))
     console.print(facts)
-    events = Table(box=None, pad_edge=False, header_style="dim")
-    events.add_column("event")
-    for title in ("took", "others waited", "steps meanwhile"):
-        events.add_column(title, justify="right")
-    for cost in summary.events:
-        took, waited = (f"{seconds * 1000:.0f} ms" for seconds in (cost.delay_s, cost.stall_s))
-        events.add_row(f"{cost.kind} of {cost.peer}", took, waited, str(cost.steps_during))
-    console.print(events)
+    console.print(costs_table(summary.events, lambda cost: f"{cost.kind} of {cost.peer}"))
     for line in (*values["remarks"], *(f"BROKEN: {promise}" for promise in values["broken"])):
         console.print(line, highlight=False)

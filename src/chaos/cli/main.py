@@ -38,6 +38,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as t
 PartyDirectory = Annotated[
     Path | None, typer.Option("--party", metavar="DIR", help="This party's directory. Default: ~/.config/chaos/party.")
 ]
+Straggler = Annotated[
+    str | None, typer.Option(metavar="wait|skip", help="Founder: wait for late workers (default), or leave them out.")
+]
+StragglerLimit = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="With skip: wait no longer than that. Default: 30.")
+]
+Record = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Record all events of this agent, for `chaos sim --replay`.")
+]
 Plain = Annotated[bool, typer.Option("--plain", help="For runs with --plain: no TLS.")]
 Dashboard = Annotated[
     str | None, typer.Option("--dashboard", metavar="HOST:PORT", help="Show the run there, as a page for a browser.")
@@ -84,21 +93,14 @@ def run(
     party: PartyDirectory = None,
     name: Annotated[str | None, typer.Option(help="This peer's name. Default: this host's.")] = None,
     min_peers: Annotated[int | None, typer.Option(help="Founder: so many members before the first step.")] = None,
-    straggler: Annotated[
-        str | None,
-        typer.Option(metavar="wait|skip", help="Founder: wait for late workers (default), or leave them out."),
-    ] = None,
-    straggler_limit: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="With skip: wait no longer than that. Default: 30.")
-    ] = None,
+    straggler: Straggler = None,
+    straggler_limit: StragglerLimit = None,
     checkpoint: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there; resume from the newest one.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a trace as JSON lines.")] = None,
-    record: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Record all events of this agent, for `chaos sim --replay`.")
-    ] = None,
+    record: Record = None,
     dashboard: Dashboard = None,
     max_restarts: Annotated[int | None, typer.Option(metavar="N", help="Restarts of a worker that dies.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="No TLS. For comparisons on one machine only.")] = False,
