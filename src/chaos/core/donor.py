@@ -231,13 +231,14 @@ class Donor:
         shards = tuple(s for s in message.shards if s < len(current.hashes))
         self._ctx.emit(ServeShards(src, message.step, shards, message.afresh))
 
-    def release(self, user: str, step: int) -> None:
+    def release(self, user: str, step: int | None) -> None:
+        """`user` needs the snapshot of this step no more; None: whichever it is."""
         current = self._snapshot
-        if current is not None and current.step == step and user in current.users:
+        if current is not None and step in (None, current.step) and user in current.users:
             current.users.remove(user)
             if not current.users:
                 self._snapshot = None
-                self._node.worker.need_no_snapshot(step)
+                self._node.worker.need_no_snapshot(current.step)
                 self._ctx.emit(ReleaseSnapshot(received=False))
 
     def on_missed(self, step: int, applied: int) -> None:

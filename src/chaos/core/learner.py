@@ -135,8 +135,11 @@ class Learner:
         if self._ctx.role == Role.LEARNER:
             if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
                 self.begin("a learner now")
-            for donor in [d for d in dict.fromkeys((*self._donors, *self._ready)) if not self._ctx.takes_part(d)]:
-                self.on_donor_lost(donor, "it is not in the view any more")
+            donors, view = self._donors, self._ctx.view
+            lost = [d for d in donors if not self._ctx.takes_part(d)]
+            lost += [d for d in self._ready if d not in donors and view.member(d) is None]
+            for donor in lost:
+                self.on_donor_lost(donor, "the view has no such member any more")
         elif self.phase != Phase.IDLE:
             self._ctx.emit(ReleaseSnapshot(received=True))
             self.reset()
@@ -259,6 +262,15 @@ class Learner:
         self._enter(Phase.OFFER)
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
+        self._let_go(set(self._ctx.view.member_ids()))
+
+    def _let_go(self, members: set[str]) -> None:
+        """Say to those of them who are no donors of this peer now that they aren't: a lost link may have swallowed it.
+
+        Each has room for one snapshot, and serves nobody else while it takes that to be in use.
+        """
+        others = sorted(members.intersection(self._ctx.view.member_ids()) - {*self._ready, self._verify_donor})
+        self._ctx.send_all(others, SnapshotRelease(None))
 
     def _shared_step(self) -> int:
         """The snapshot that most donors serve to other learners already; 0 if none does, or it did not work before."""
@@ -386,6 +398,8 @@ class Learner:
                 self._fetch.way_found(peer)
             else:
                 self._fetch.link_lost(peer)
+        if up and self.phase not in (Phase.IDLE, Phase.PREPARE):
+            self._let_go({peer})
 
     def on_held(self, event: ShardsHeld) -> None:
         """What this host has of the snapshot need not be fetched."""

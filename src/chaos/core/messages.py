@@ -179,6 +179,8 @@ class JoinRequest(Message, frozen=True):
     info: PeerInfo
     fingerprint: Fingerprint
     layout: Layout
+    run: Annotated[str, Meta(max_length=64)]
+    """The run that it wants to join; empty if whom it is linked with knew of none yet when the link was made."""
 
 
 class JoinRefused(Message, frozen=True):
@@ -187,6 +189,8 @@ class JoinRefused(Message, frozen=True):
     """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
     wait_s: Annotated[float, Meta(ge=0.0, le=300.0)] = 0.0
     """Seconds after which asking again makes sense: the joiner was lost too often lately."""
+    run: Annotated[str, Meta(max_length=64)] = ""
+    """The run, for who asked without naming one."""
 
 
 class Admit(Message, frozen=True):
@@ -340,9 +344,9 @@ class Holding(Message, frozen=True):
 
 
 class SnapshotRelease(Message, frozen=True):
-    """The learner needs the snapshot of `step` no more."""
+    """The learner needs the snapshot of `step` no more; None: none that the member may hold for it."""
 
-    step: Count
+    step: Count | None
 
 
 PeerMessage = (

@@ -241,11 +241,16 @@ class Node:
 
     # --- links ---------------------------------------------------------------------------------------------
 
+    def learn_run(self, run: str) -> None:
+        """A peer that this one is linked with says which run this is."""
+        if not self.ctx.run:
+            self.ctx.run = run
+            self._begin()
+
     def _link_up(self, info: PeerInfo, run: str) -> None:
         ctx = self.ctx
-        if not ctx.run and run:
-            ctx.run = run
-            self._begin()
+        if run:
+            self.learn_run(run)
         ctx.linked[info.id] = info
         ctx.trace("link_up", peer=info.name, party=info.party[:16])
         self.liveness.on_link_up(info)
