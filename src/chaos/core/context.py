@@ -147,8 +147,11 @@ class Context:
 
     def takes_part(self, peer: str) -> bool:
         """Whether `peer` is a member or learner of a view under which steps may still run."""
-        seated = any(view.knows(peer) for view in self.views)
-        return seated and self.is_present(peer, self.linked.get(peer))
+        linked = self.linked.get(peer)
+        for view in reversed(self.views):
+            if (info := view.member(peer) or view.learner(peer)) is not None:
+                return linked is None or info.incarnation == linked.incarnation
+        return False
 
     def emit(self, action: AnyAction) -> None:
         self.out.append(action)

@@ -152,20 +152,22 @@ class Node:
 
     def _settle(self) -> None:
         """Messages to myself, and what follows from the new state."""
-        while self.stopped is None:
-            while self.ctx.loopback and self.stopped is None:
-                receive(self, self.ctx.id, self.ctx.loopback.pop(0))
-            self._renew_learner()
-            self.departure.check()
-            if self.stopped is None and self.ctx.views:
+        ctx, departure = self.ctx, self.departure
+        while departure.stopped is None:
+            while ctx.loopback and departure.stopped is None:
+                receive(self, ctx.id, ctx.loopback.pop(0))
+            if self._learner_differs:
+                self._renew_learner()
+            departure.check()
+            if departure.stopped is None and ctx.views:
                 self.views.tick()
-            if not self.ctx.loopback:
+            if not ctx.loopback:
                 return
 
     def _renew_learner(self) -> None:
         """A learner whose lineage is not the members' takes a new snapshot, and is no candidate meanwhile."""
-        differs, self._learner_differs = self._learner_differs, False
-        if differs and self.ctx.role == Role.LEARNER:
+        self._learner_differs = False
+        if self.ctx.role == Role.LEARNER:
             reason = "its state differs from that of the members"
             self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
             self.steps.reset()

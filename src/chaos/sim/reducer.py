@@ -116,7 +116,7 @@ class Reducer:
         waits = current.finalised or len(current.known) < len(members) or self._me not in members
         if not waits and all(m in current.known for m in members):
             real = [m for m in members if not current.known[m]]
-            if real and all(m in current.arrived for m in real):
+            if real and len(current.arrived) >= len(real) and all(m in current.arrived for m in real):
                 current.finalised = True
                 parts: list[Part] = [part for m in real for part in current.arrived[m]]
                 for other in view.everybody():
