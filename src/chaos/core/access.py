@@ -11,6 +11,7 @@ from chaos.core.messages import (
     Accept,
     Ack,
     Admit,
+    AskLinks,
     Decide,
     DonorReady,
     FetchResult,
@@ -76,7 +77,7 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return _may_catch_up(ctx, src)
         case (
             Ack() | FetchResult() | FinishedStep() | ResultMissing() | Probe() | ProbeReply() | WorkerDown()
-            | LinkWish() | DonorReady() | SnapshotMissing() | SnapshotOffer()
+            | AskLinks() | LinkWish() | DonorReady() | SnapshotMissing() | SnapshotOffer()
         ):  # fmt: skip
             return ctx.takes_part(src)
     return False

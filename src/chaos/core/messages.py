@@ -151,8 +151,15 @@ class Heartbeat(Message, frozen=True):
     finished: Count
     running: bool
     """The round of `finished + 1` is open."""
-    links: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
-    """Peers this one has a direct link with: the overlay, as others route through it."""
+    listed: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    """Names the sender's list of links: XXH3-64 of it, see `core.links_said`."""
+    links: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)] | None
+    """Peers this one has a direct link with, in ascending order: the overlay, as others route through it. None: those
+    that were said before under this name; who does not know them says `AskLinks`."""
+
+
+class AskLinks(Message, frozen=True):
+    """The sender lacks the list of links that the receiver's heartbeats name: the next one is to have it in full."""
 
 
 class Probe(Message, frozen=True):
@@ -354,6 +361,7 @@ PeerMessage = (
     | Seal
     | Goodbye
     | Heartbeat
+    | AskLinks
     | Probe
     | ProbeReply
     | JoinRequest

@@ -40,7 +40,7 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     beat = node.liveness.progress.get(info.id)
     me = info.id == ctx.id
     tally = node.stragglers.tallies.get(info.id)
-    links = sorted(ctx.linked) if me else beat.links if beat else ()
+    links = sorted(ctx.linked) if me else (beat.links or ()) if beat else ()
     view = ctx.view
     shares, rank = view.root_shares(), next((i for i, m in enumerate(view.members) if m.id == info.id), None)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, NewType
 
@@ -140,6 +141,10 @@ class View(Record, frozen=True, dict=True):
     def knows(self, peer: str) -> bool:
         """Whether this peer is a member or learner."""
         return peer in self._members or peer in self._learners
+
+    def strangers(self, peers: Iterable[str]) -> list[str]:
+        """Those of `peers` that are neither, in ascending order."""
+        return sorted(set(peers) - self._positions.keys())
 
     def is_cut(self, a: str, b: str) -> bool:
         """Whether there is to be no link between these two."""
