@@ -27,8 +27,8 @@ OWN_WORDS = ("role", "cut")
 STEP_S = 0.1
 """A step may take so many seconds longer than its computing and messages; 0.025 is the most that was seen."""
 CHANGE_S = 1.0
-"""The first step under a view, and the wait for a planned change: a new member's first step waits for what it lacks,
-0.5 s at most."""
+"""So may the first step under a view, and the wait for a planned change: a new member's first step waits for what it
+lacks, 0.5 s at most. Any step may where links have a bandwidth, which delays don't count."""
 HISTORY = 128
 """A member keeps far fewer finished steps: 32 for learners, and those that are not stable."""
 
@@ -257,7 +257,7 @@ class Promises:
     def _no_stall(self, peer: SimPeer, ledger: Ledger, step: int) -> None:
         world, since = self._world, ledger.committed_at
         ledger.committed_at = world.now if peer.node.ctx.role == Role.MEMBER else None
-        slack_s = CHANGE_S if step in self._first_steps else STEP_S
+        slack_s = CHANGE_S if step in self._first_steps or world.pipes is not None else STEP_S
         if since is not None and world.is_calm(since) and world.now - since > self._patience(slack_s):
             took = world.now - since
             self.broken("I5", f"step {step} took {peer.info.name} {took:.2f} s although nothing failed")
