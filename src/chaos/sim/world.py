@@ -72,6 +72,8 @@ class World:
         """Shards that donors have begun to send so far, to anybody."""
         self.result_slots = 64
         """Results for which there is memory, as in the agent: frames of further steps wait in their connection."""
+        self.disk_slots = 64
+        """Further results for which there is disk, where only learners need them."""
         self.samples = SAMPLES
         self.compute = 0.02
         """Seconds a worker computes for a step, on average."""
@@ -169,7 +171,8 @@ class World:
                 there.post(take)
 
         def send() -> None:
-            if sender.alive and there.alive and not arrived and step > sender.reducer.finished - 64:
+            kept = step > sender.reducer.finished - sender.reducer.slots
+            if sender.alive and there.alive and not arrived and kept:
                 self.network.transfer(sender.id, dst, f"bulk{self.random.randrange(2)}", arrive)
                 self.heap.at(RESEND_S, send)
 
