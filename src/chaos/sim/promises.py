@@ -62,6 +62,9 @@ class Ledger:
     members: tuple[PeerInfo, ...] = ()
     """Of the view it had installed when it wrote its last line."""
     committed_at: float | None = None
+    """When it finished its last step; None if the time since must not be compared with what a step takes."""
+    paused_until: float = 0.0
+    """It agreed to wait for somebody's late snapshot until then, or less."""
     gated_at: float | None = None
     """Since when a promise without freeze keeps it from opening a step."""
 
@@ -127,6 +130,7 @@ class Promises:
         """A stall that was agreed on is none; but only who says why it needs it may ask for one."""
         if fields["peer"] in self._late:
             ledger.committed_at = ledger.gated_at = None
+            ledger.paused_until = max(ledger.paused_until, self._world.now + fields["seconds"])
 
     # --- I1: same step, same bytes ---------------------------------------------------------------------------
 
@@ -256,7 +260,8 @@ class Promises:
 
     def _no_stall(self, peer: SimPeer, ledger: Ledger, step: int) -> None:
         world, since = self._world, ledger.committed_at
-        ledger.committed_at = world.now if peer.node.ctx.role == Role.MEMBER else None
+        paused = world.now < ledger.paused_until
+        ledger.committed_at = world.now if peer.node.ctx.role == Role.MEMBER and not paused else None
         slack_s = CHANGE_S if step in self._first_steps or world.pipes is not None else STEP_S
         if since is not None and world.is_calm(since) and world.now - since > self._patience(slack_s):
             took = world.now - since
