@@ -35,7 +35,8 @@ READY_S = 60.0
 GRACE_S = 30.0
 """How long worker and agent may take to end after they were asked to, before they are killed."""
 WORKER_NICE = 10
-"""Agents on a busy host come first, and a trainer still gets a tenth of a core beside any other program."""
+"""Of a registered worker. Agents on a busy host come first, and a trainer still gets a tenth of a core beside any
+other program. Until it registers it goes at normal priority: a joiner's imports took 3 s beside three busy peers."""
 DASHBOARD_NICE = 15
 """Behind everything else: whoever looks can wait."""
 SPARE_TOKEN = "CHAOS_DASHBOARD_SPARE_TOKEN"
@@ -71,12 +72,11 @@ def _spawn_agent(order: AgentOrder) -> tuple[subprocess.Popen[str], Ready]:
 
 
 def _as_worker(parent: int) -> None:
-    """In the worker before its script: die with the launcher, and yield to the agents on this host."""
+    """In the worker before its script: die with the launcher."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the launcher answers for all
-    os.nice(WORKER_NICE)
 
 
 def _as_dashboard(parent: int) -> None:
@@ -151,7 +151,7 @@ class Launcher:
     def _start_worker(self) -> None:
         assert self._ready is not None and self._settings.script is not None
         parent = os.getpid()
-        environment = os.environ | {"CHAOS_AGENT": self._ready.worker}
+        environment = os.environ | {"CHAOS_AGENT": self._ready.worker, "CHAOS_WORKER_NICE": str(WORKER_NICE)}
         environment.setdefault("OMP_NUM_THREADS", str(threads_per_peer()))
         self._worker = subprocess.Popen(
             [sys.executable, str(self._settings.script), *self._settings.args],

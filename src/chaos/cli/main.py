@@ -99,6 +99,10 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there; resume from the newest one.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
+    spill: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Results that wait for joiners may go to disk there: /var/tmp.")
+    ] = None,
+    spill_gb: Annotated[float | None, typer.Option(metavar="GB", help="As much at most: 8.6. 0: none.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a trace as JSON lines.")] = None,
     record: Record = None,
     dashboard: Dashboard = None,
@@ -125,6 +129,8 @@ def run(
         straggler_limit=straggler_limit,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        spill=spill,
+        spill_gb=spill_gb,
         trace=trace,
         record=record,
         dashboard=dashboard,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards, Tell
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
 from chaos.core.errors import RemoteProtocolError
@@ -91,6 +91,8 @@ class Learner:
         self._meter = JoinMeter()
         self._late = False
         self._paused_until = 0.0
+        self._dropping = False
+        """It was said that there is no room for results."""
         self.corrupt: dict[str, int] = {}
         """Corrupt shards by the donor that sent them."""
         self._clients: dict[str, int] = {}
@@ -153,20 +155,28 @@ class Learner:
         """This peer is no learner any more, and no member either."""
         self._clear()
         self.phase, self._attempts = Phase.IDLE, 0
-        self._meter, self._late = JoinMeter(), False
+        self._meter, self._late, self._dropping = JoinMeter(), False, False
 
     def lost_track(self, reason: str) -> None:
         """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
         self._meter.losses += 1
-        worker, limit = self._node.worker.worker, self._ctx.kept_results
+        worker, limit = self._node.worker.worker, self._ctx.kept_for_learners
         result_bytes = worker.layout.nbytes if worker is not None else 0
         decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
         self._late = False
+        self._ctx.emit(Tell(f"this peer can't keep up: {reason}" + (f"; {decision.reason}" if decision else "")))
         if decision is not None and decision.mode == "late":
             self._ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
         elif decision is not None:
             self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
         self.restart(reason)
+
+    def on_dropped(self, step: int, reason: str) -> None:
+        """No room for results: they are fetched once those before them are applied, if they are still kept then."""
+        if self._ctx.role == Role.LEARNER and not self._dropping:
+            self._dropping = True
+            self._ctx.trace("results_dropped", step=step, reason=reason)
+            self._ctx.emit(Tell(f"this peer falls behind: {reason}; later results are fetched once these are applied"))
 
     def _ask_for_pause(self, seconds: float, reason: str) -> None:
         """Have the members wait for a late snapshot."""
@@ -478,7 +488,8 @@ class Learner:
         worker = self._node.worker.worker
         if worker is None or worker.applied is None or worker.loading:
             return
-        if worker.applied >= self._node.steps.finished - 1:
+        steps = self._node.steps
+        if worker.applied >= steps.finished - 1 and not steps.lacks_dropped():
             self._start_verify()
 
     def _start_verify(self) -> None:

@@ -30,7 +30,9 @@ from chaos.core.events import (
     LinkWanted,
     PathChanged,
     Received,
+    ResultDropped,
     ResultMemory,
+    ResultUnsent,
     RoundComplete,
     ShardsHeld,
     ShardStored,
@@ -48,6 +50,7 @@ from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
 from chaos.core.messages import (
     Decide,
+    ResultMissing,
     Seal,
     Sealed,
     WorkerDown,
@@ -191,8 +194,13 @@ class Node:
                 self._from_worker(message)
             case WorkerDied(reason):
                 self._worker_died(reason)
-            case ResultMemory(slots):
-                self.ctx.result_slots = slots
+            case ResultMemory(slots, on_disk):
+                self.ctx.result_slots, self.ctx.disk_slots = slots, on_disk
+            case ResultUnsent(dst, step):
+                self.ctx.send(dst, ResultMissing(step))
+            case ResultDropped(step, reason):
+                self.steps.on_dropped(step)
+                self.learner.on_dropped(step, reason)
             case RoundComplete():
                 self.steps.on_round_complete(event)
             case LinkUp(info, run):

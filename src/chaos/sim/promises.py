@@ -268,7 +268,7 @@ class Promises:
         steps = node.steps
         if steps.stable > steps.finished:
             self.broken("I3", f"{peer.info.name} calls step {steps.stable} stable and has finished {steps.finished}")
-        if node.ctx.role == Role.MEMBER and len(steps.history) > HISTORY:
+        if node.ctx.role == Role.MEMBER and len(steps.history) > HISTORY + node.ctx.disk_slots:
             self.broken(CRASH, f"{peer.info.name} keeps {len(steps.history)} finished steps")
         if steps._gate is None or steps.frozen:
             ledger.gated_at = None

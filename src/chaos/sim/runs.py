@@ -101,6 +101,8 @@ class DrawnRun(Run):
     ) -> None:
         super().__init__(World(seed, verbose=verbose))
         self._random = Random(f"{self.stream()} {seed}")
+        memory = Random(f"memory {seed}")
+        self.world.result_slots, self.world.disk_slots = memory.choice((6, 64)), memory.choice((20, 64))
         self._omit, self._limit = omit, limit
         self._initial = peers if isinstance(peers, int) else self._random.choice(peers or self.few())
         self.schedule = self._set_up(self._random)

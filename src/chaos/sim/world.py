@@ -46,7 +46,8 @@ class Frame:
 
     def send(self) -> None:
         sender, world = self.sender, self.world
-        if sender.alive and self.receiver.alive and not self.arrived and self.step > sender.reducer.finished - 64:
+        kept = self.step > sender.reducer.finished - sender.reducer.slots
+        if sender.alive and self.receiver.alive and not self.arrived and kept:
             world.network.transfer(sender.id, self.receiver.id, f"bulk{world.random.randrange(2)}", self.arrive)
             world.heap.at(RESEND_S, self.send)
 
@@ -98,6 +99,8 @@ class World:
         """Shards that donors have begun to send so far, to anybody."""
         self.result_slots = 64
         """Results for which there is memory, as in the agent: frames of further steps wait in their connection."""
+        self.disk_slots = 64
+        """Further results for which there is disk, where only learners need them."""
         self.samples = SAMPLES
         self.compute = 0.02
         """Seconds a worker computes for a step, on average."""

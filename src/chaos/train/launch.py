@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 AGENT = "CHAOS_AGENT"
 """Path of the agent's Unix socket ('@name': abstract). `chaos run` sets it."""
+NICE = "CHAOS_WORKER_NICE"
+"""By how much a registered worker yields to the agents on its host. `chaos run` sets it."""
 STARTS_AGENT = ("CHAOS_JOIN", "CHAOS_LISTEN")
 """Addresses to join or to listen at: with one of them a script outside `chaos run` starts its own agent."""
 
@@ -19,3 +23,15 @@ def agent_address(environ: Mapping[str, str]) -> str | None:
         launcher = importlib.import_module("chaos.agent.launcher")
         return str(launcher.start_agent(environ))
     return None
+
+
+def yield_to_agents(environ: Mapping[str, str]) -> None:
+    """All threads of this process, as Linux gives each a nice value of its own; later ones inherit it."""
+    if not (by := int(environ.get(NICE, "0"))):
+        return
+    for task in Path("/proc/self/task").iterdir():
+        thread = int(task.name)
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)
+        except ProcessLookupError:
+            continue  # it ended just now

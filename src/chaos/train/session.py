@@ -24,7 +24,7 @@ from chaos.train.errors import NotAdmitted
 from chaos.train.extras import check_extras
 from chaos.train.fingerprint import fingerprint
 from chaos.train.gradients import Gradients
-from chaos.train.launch import agent_address
+from chaos.train.launch import agent_address, yield_to_agents
 from chaos.train.layout import plan_layout
 from chaos.train.options import OnEvent, Options
 from chaos.train.outcome import Outcome
@@ -230,13 +230,14 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options,
     plan = plan_layout(training.parts, options.wire == "bf16")
     identity = fingerprint(training, options)
     link.send(Register(os.getpid(), identity, plan.layout, on_event is not None))
+    yield_to_agents(os.environ)
     welcome, fds = link.receive()
     if isinstance(welcome, Declined):
         raise NotAdmitted(welcome.reason)
     if not isinstance(welcome, Welcome):
         raise RemoteProtocolError(f"the agent answered a registration with {type(welcome).__name__}")
     buckets = Buckets(fds[0], plan, training.parts)
-    ring = ResultRing(fds[1], welcome.slots, welcome.slot_stride, plan.layout.nbytes)
+    ring = ResultRing(fds[1:], welcome.slots, welcome.disk_slots, welcome.slot_stride, plan.layout.nbytes)
     gradients = Gradients(buckets, training.parts.frozen)
     means = Means(buckets, training.buffers, gradients, ring, update, Snapshots(training, link.send))
     seed = (welcome.seed + options.seed) % 2**63
