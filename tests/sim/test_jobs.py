@@ -22,7 +22,7 @@ from chaos.sim import jobs
 from chaos.sim.jobs import in_order
 from chaos.sim.mix import random_run
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 FEW = ("sim", "--random", "--peers", "2..3", "--seeds", "0..5")
 """Quick runs."""
 
@@ -78,13 +78,13 @@ def test_a_violation_is_told_with_more_processes(tmp_path: Path) -> None:
     program.write_text(broken + "if __name__ == '__main__':\n    from chaos.cli.main import main\n    main()\n")
 
     def said(many: str) -> tuple[int, str]:
-        command = [sys.executable, str(program), "sim", "--scenario", str(scenario), "--seeds", "0..2", "--jobs", many]
+        command = [sys.executable, str(program), "sim", "--scenario", str(scenario), "--seeds", "0..1", "--jobs", many]
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
         return done.returncode, done.stdout
 
     code, text = said("2")
     assert code == 1
-    assert text.count("breaks I2") == 3
+    assert text.count("breaks I2") == 2
     assert (code, text) == said("1")
 
 
