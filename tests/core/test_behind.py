@@ -114,3 +114,21 @@ def test_a_disk_that_gets_full_is_not_counted_on() -> None:
     founder.reducer.move = lambda step: moved.append(MoveResults(step))  # type: ignore[method-assign]
     become_member(world, joiner)
     assert not moved
+
+
+def test_results_that_a_healed_members_worker_has_read_leave_its_memory() -> None:
+    """It caught up without its script going on, so it never said what it had read: promoted with its memory full of
+    results, it had no room for the next one, and the run stood still."""
+    world, (founder, second) = run_with(disk_slots=60, slots=6)
+    third = world.join(2, 0)
+    world.run_until(lambda: third in world.members(), 10)
+    world.corrupt.add((2, third.node.steps.finished + 2))
+    world.run_until(lambda: third.node.learner.phase == Phase.VERIFY, 10)
+    third.node.learner._announce_ready = lambda: None  # type: ignore[method-assign]
+    begun = founder.node.steps.finished
+    world.run_until(lambda: founder.node.steps.finished > begun + 20, 20)
+    assert third.node.ctx.role == Role.LEARNER
+    world.run(world.now + 0.1)
+    assert len(third.reducer.results) <= 6
+    del third.node.learner._announce_ready
+    become_member(world, third)

@@ -107,7 +107,7 @@ class Boundary(ToAgent, frozen=True):
 
 
 class Applied(ToAgent, frozen=True):
-    """A learner's worker, which may wait at its boundary for long, has read and applied the result of `step`."""
+    """A worker that catches up, which may wait at its boundary for long, has read and applied the result of `step`."""
 
     step: Count
 
