@@ -119,7 +119,7 @@ def test_a_disk_that_gets_full_is_not_counted_on() -> None:
 def test_results_that_a_healed_members_worker_has_read_leave_its_memory() -> None:
     """It caught up without its script going on, so it never said what it had read: promoted with its memory full of
     results, it had no room for the next one, and the run stood still."""
-    world, (founder, second) = run_with(disk_slots=60, slots=6)
+    world, (founder, _) = run_with(disk_slots=60, slots=6)
     third = world.join(2, 0)
     world.run_until(lambda: third in world.members(), 10)
     world.corrupt.add((2, third.node.steps.finished + 2))
