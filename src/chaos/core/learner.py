@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
+FORESEE_S = 1.0
+"""So long after a transfer began its rate is known well enough to say how it will go."""
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
@@ -91,6 +93,8 @@ class Learner:
         self._meter = JoinMeter()
         self._late = False
         self._paused_until = 0.0
+        self.course = ""
+        """How this peer catches up, in words of the cost model; '' while too little is measured."""
         self._dropping = False
         """It was said that there is no room for results."""
         self.corrupt: dict[str, int] = {}
@@ -155,7 +159,7 @@ class Learner:
         """This peer is no learner any more, and no member either."""
         self._clear()
         self.phase, self._attempts = Phase.IDLE, 0
-        self._meter, self._late, self._dropping = JoinMeter(), False, False
+        self._meter, self._late, self._dropping, self.course = JoinMeter(), False, False, ""
 
     def lost_track(self, reason: str) -> None:
         """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
@@ -178,9 +182,18 @@ class Learner:
             self._ctx.trace("results_dropped", step=step, reason=reason)
             self._ctx.emit(Tell(f"this peer falls behind: {reason}; later results are fetched once these are applied"))
 
+    def _foresee(self, fetch: Fetch) -> None:
+        """Say what is to be expected of replaying, which is tried first; only if it fails the members are to wait."""
+        worker, self._meter.state_bytes = self._node.worker.worker, fetch.offer.manifest.nbytes
+        result_bytes, queue = worker.layout.nbytes if worker is not None else 0, self._ctx.kept_for_learners
+        found = self._meter.foresee(self._ctx.now, self._newest(), result_bytes, queue, fetch.rate())
+        if found is not None:
+            self.course = found.reason if found.mode == "replay" else f"tried first, but it may fail: {found.reason}"
+            self._ctx.trace("catch_up_mode", mode="replay", reason=self.course)
+
     def _ask_for_pause(self, seconds: float, reason: str) -> None:
         """Have the members wait for a late snapshot."""
-        self._late, self._paused_until = True, self._ctx.now + seconds
+        self._late, self._paused_until, self.course = True, self._ctx.now + seconds, reason
         self._ctx.trace("catch_up_mode", mode="late", reason=reason)
         self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
 
@@ -220,6 +233,8 @@ class Learner:
         elif self.phase == Phase.FETCH and self._fetch is not None:
             for donor in self._fetch.tick():
                 self.on_donor_lost(donor, "nothing comes from it")
+            if not self.course and not self._late and now - self._since > FORESEE_S:
+                self._foresee(self._fetch)
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
