@@ -116,5 +116,8 @@ def run(sizes: tuple[int, ...] = SIZES) -> Table:
                 percentiles(measured.acting), percentiles(measured.whole), percentiles(measured.proposer),
                 f"{trip:.2f}", "; ".join(met),
             ))  # fmt: skip
+            if measured.whole:
+                table.bars[f"{event}, {size} agents: the whole"] = median(measured.whole)
+                table.bars[f"{event}, {size} agents: computing"] = median(measured.computing)
             progress(" | ".join(table.rows[-1]))
     return table

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 
 from benchmarks.cluster import Peers
 from benchmarks.report import Table, milliseconds, progress
@@ -97,6 +98,8 @@ def run(joins: int = 3) -> Table:
     )
     for job, (millions, frozen) in JOBS.items():
         measured = measure(joins, millions, frozen)
+        for name, values in (("delay", measured.delays), ("stall", measured.stalls), ("a step", measured.before)):
+            table.bars[f"{job}: {name}"] = 1000 * median(values)
         table.rows.append((
             job,
             str(joins),

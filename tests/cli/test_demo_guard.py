@@ -16,7 +16,7 @@ import pytest
 from chaos.cli import demo_peers
 from chaos.cli.demo_peers import DemoPeers
 from chaos.core.errors import ChaosError
-from chaos.lab.guard import MARK, kill_all, marked, runtime_of
+from chaos.lab.guard import ENDING, MARK, kill_all, marked, runtime_of
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(300)"]
 
@@ -91,8 +91,8 @@ def _command(process: psutil.Process) -> list[str]:
 def test_the_guard_heeds_no_signal() -> None:
     """Ctrl-C and the end of a session reach every process of a terminal; the guard is to outlive the demo."""
     with DemoPeers(Path("none"), []) as peers:
-        guard = psutil.Process(peers._guard.pid)
-        for number in demo_peers.ENDING:
+        guard = psutil.Process(peers._guard.process.pid)
+        for number in ENDING:
             guard.send_signal(number)
         assert guard.is_running() and guard.status() != psutil.STATUS_ZOMBIE
         directory = peers.directory

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from chaos.lab.guard import MARK, runtime_of
-from chaos.lab.hosts import OWNER, PREFIX
+from chaos.lab.guard import MARK, OWNER, runtime_of
+from chaos.lab.hosts import PREFIX
 
 
 def leave_behind(owner: dict[str, float]) -> tuple[Path, subprocess.Popen[bytes]]:

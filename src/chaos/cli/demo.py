@@ -18,10 +18,11 @@ from rich.console import Console
 from chaos.cli.dashboard import page
 from chaos.cli.demo_board import Board
 from chaos.cli.demo_costs import Event
-from chaos.cli.demo_peers import ENDING, DemoPeers, name_of
+from chaos.cli.demo_peers import DemoPeers, name_of
 from chaos.cli.demo_summary import Summary, summarise
 from chaos.cli.demo_view import Display, display_for, report
 from chaos.core.errors import ChaosError
+from chaos.lab.guard import ENDING
 from chaos.observe.trace_file import Entry, TraceFiles
 
 KINDS = ("scale-out", "failure", "scale-in")

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 
 from chaos.agent.party import Party
 from chaos.core.errors import ChaosError
-from chaos.lab.guard import MARK, runtime_of
+from chaos.lab.guard import MARK, Guard, runtime_of
 from chaos.lab.peer import Peer
 
 PARTIES = ("north", "south", "west")
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals by which people and systems end a demo."""
-GUARD_S = 15.0
-"""How long the guard may take to clean up; see its own patience."""
 
 
 class DemoPeers:
@@ -31,15 +25,9 @@ class DemoPeers:
         self.peers: dict[str, Peer] = {}
 
     def __enter__(self) -> DemoPeers:
-        # No signal may come between directory and guard; and the guard, which inherits the block, heeds none.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        try:
-            self.directory = Path(tempfile.mkdtemp(prefix="chaos-demo-"))
-            self._runtime = runtime_of(self.directory)
-            guard = [sys.executable, "-m", "chaos.lab.guard", str(self.directory)]
-            self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._guard = Guard("chaos-demo-")
+        self.directory = self._guard.directory
+        self._runtime = runtime_of(self.directory)
         try:
             self._runtime.mkdir(mode=0o700)
             self._parties = {name: Party.init(self.directory / name, name) for name in PARTIES}
@@ -95,15 +83,10 @@ class DemoPeers:
         return inherited | {MARK: str(self._runtime), "TMPDIR": str(self.directory), "OMP_NUM_THREADS": "1"}
 
     def _end(self) -> None:
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        try:
-            code = self._guard.wait(GUARD_S)
-        except subprocess.TimeoutExpired:
-            code = 1
+        gone = self._guard.end()
         for peer in self.peers.values():
             peer.exit_code()  # reaps it
-        if code != 0:
+        if not gone:
             raise ChaosError(f"the demo could not be cleaned up; see what is left in {self.directory}")
 
 

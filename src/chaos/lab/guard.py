@@ -7,8 +7,13 @@ the control groups that are named after it.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +25,45 @@ from chaos.lab import cgroups
 MARK = "CHAOS_RUNTIME_DIR"
 PATIENCE_S = 10.0
 """Killed processes are gone within milliseconds, unless they hang in the kernel."""
+GUARD_S = 2 * PATIENCE_S
+"""How long the guard's process may take in all."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which people and systems end a demo or a lab."""
+OWNER = "owner.json"
+
+
+class Guard:
+    """A new temporary directory, and the process that guards it."""
+
+    def __init__(self, prefix: str) -> None:
+        # No signal may come between directory and guard; and the guard, which inherits the block, heeds none.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            self.directory = Path(tempfile.mkdtemp(prefix=prefix))
+            owner = {"pid": os.getpid(), "created": psutil.Process().create_time()}
+            (self.directory / OWNER).write_text(json.dumps(owner))
+            command = [sys.executable, "-m", "chaos.lab.guard", str(self.directory)]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def end(self) -> bool:
+        """Have it clean up; waits for that. False if something is left."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            return self.process.wait(GUARD_S) == 0
+        except subprocess.TimeoutExpired:
+            return False
+
+
+def is_owned(directory: Path) -> bool:
+    """Whether who made it with a guard still lives."""
+    try:
+        owner = json.loads((directory / OWNER).read_text())
+        return bool(psutil.Process(owner["pid"]).create_time() == owner["created"])
+    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
+        return False
 
 
 def runtime_of(directory: Path) -> Path:

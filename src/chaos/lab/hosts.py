@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-
-import psutil
 
 from chaos.agent.party import Party
 from chaos.core.errors import ChaosError
@@ -22,13 +18,8 @@ from chaos.lab.scenario import Host, Scenario
 from chaos.lab.wire import Wire, address
 
 PREFIX = "chaos-lab-"
-OWNER = "owner.json"
 PORT = 7700
 JOB = Path(__file__).parents[1] / "examples" / "synthetic.py"
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals by which people and systems end a lab."""
-GUARD_S = 20.0
-"""How long the guard may take to clean up; see its own patience."""
 CLIENT_S = 30.0
 
 
@@ -45,16 +36,8 @@ class Hosts:
         self.remarks: list[str] = []
 
     def __enter__(self) -> Hosts:
-        # No signal may come between directory and guard; and the guard, which inherits the block, heeds none.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        try:
-            self.directory = Path(tempfile.mkdtemp(prefix=PREFIX))
-            owner = {"pid": os.getpid(), "created": psutil.Process().create_time()}
-            (self.directory / OWNER).write_text(json.dumps(owner))
-            command = [sys.executable, "-m", "chaos.lab.guard", str(self.directory)]
-            self._guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._guard = guard.Guard(PREFIX)
+        self.directory = self._guard.directory
         try:
             self.wire = Wire(len(self.scenario.hosts), self.scenario.mtu, self.scenario.seed)
             self._groups = [self._limited(host) for host in self.scenario.hosts]
@@ -168,28 +151,15 @@ class Hosts:
         return inherited | {guard.MARK: str(runtime), "TMPDIR": str(self.directory), "OMP_NUM_THREADS": "1"}
 
     def _end(self) -> None:
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        try:
-            code = self._guard.wait(GUARD_S)
-        except subprocess.TimeoutExpired:
-            code = 1
+        gone = self._guard.end()
         if hasattr(self, "wire"):
             self.wire.close()
         for peer in self.peers.values():
             peer.exit_code()  # reaps it
-        if code != 0:
+        if not gone:
             raise ChaosError(f"the lab could not be cleaned up: try `chaos lab clean`; see {self.directory}")
 
 
 def leftovers() -> list[Path]:
     """Directories of labs whose owners have ended."""
-    return [path for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) if not _is_owned(path)]
-
-
-def _is_owned(directory: Path) -> bool:
-    try:
-        owner = json.loads((directory / OWNER).read_text())
-        return bool(psutil.Process(owner["pid"]).create_time() == owner["created"])
-    except (OSError, ValueError, KeyError, psutil.NoSuchProcess):
-        return False
+    return [path for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) if not guard.is_owned(path)]
