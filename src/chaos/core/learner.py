@@ -6,7 +6,6 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from chaos.core.messages import (
     SnapshotPrepare,
     SnapshotRelease,
 )
+from chaos.core.offers import flaw
 from chaos.core.types import StateManifest
 from chaos.core.watch import watchers
 from chaos.core.worker_messages import SnapshotTaken
@@ -38,38 +38,12 @@ from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
-    from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
 FORESEE_S = 1.0
 """So long after a transfer began its rate is known well enough to say how it will go."""
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
-
-
-STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
-"""An offered state is at most so many times as large as this worker's tensors, plus so many bytes. Adam's is 3 to 7
-times. Frozen tensors count too: what is trained may be a thousandth of the model."""
-WIDEST = 8
-"""Bytes of the widest dtype."""
-
-
-def own_bytes(worker: Worker) -> int:
-    """Bytes of this worker's model and extras, at most."""
-    tensors = (*worker.fingerprint.tensors, *worker.fingerprint.extras)
-    return WIDEST * sum(math.prod(tensor.shape) for tensor in tensors) + worker.layout.nbytes
-
-
-def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
-    """Why an offer can't be that of an honest donor, so that no memory is made for it; '' if it can."""
-    nbytes = offer.manifest.nbytes
-    if offer.manifest.step != offer.step:
-        return f"a snapshot of step {offer.step} whose manifest is of step {offer.manifest.step}"
-    if nbytes > len(offer.hashes) * offer.shard_bytes:
-        return f"a snapshot of {nbytes} bytes with {len(offer.hashes)} hashes of {offer.shard_bytes} bytes each"
-    if nbytes > STATE_FACTOR * model_bytes + STATE_SLACK:
-        return f"a snapshot of {nbytes} bytes for a model of {model_bytes} bytes"
-    return ""
 
 
 class Phase(StrEnum):
@@ -370,7 +344,7 @@ class Learner:
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, own_bytes(worker) if worker is not None else 0):
+        if reason := flaw(offer, worker):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
