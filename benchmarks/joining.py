@@ -252,7 +252,7 @@ def picture(join: Join, path: Path) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     start = join.started
     for donor, up in enumerate(join.case.ups):
-        ways = [(look.t - start, look.delivered[donor, join.joiner]) for look in join.looks]
+        ways = [(look.t - start, look.delivered.get((donor, join.joiner), 0)) for look in join.looks]
         rates = [((b[0] + a[0]) / 2, (b[1] - a[1]) / (b[0] - a[0]) / 1e6) for a, b in zip(ways, ways[5:], strict=False)]
         above.plot(*zip(*rates, strict=True), label=f"donor {donor + 1}, uplink {up} Mbit/s")
     above.set_ylabel("to the joiner (MB/s)")
