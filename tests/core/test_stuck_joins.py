@@ -42,6 +42,24 @@ def test_who_comes_back_is_not_cut_off_by_an_order_of_long_ago() -> None:
     check(world)
 
 
+def test_an_order_that_split_the_run_is_undone_from_the_side_that_was_left_out() -> None:
+    """The others don't know this peer any more; it still knows them, and dials the link at once."""
+    world, (first, between, last) = start(3)
+    first.handle(ev.LinkWanted(last.id, False))
+    world.run_until(lambda: bool(last.node.ctx.view.cut), 5)
+    world.kill_worker(between, restart=None)
+    world.run_until(lambda: last.node.ctx.view.member(between.id) is None, 5)
+    world.kill(between)  # the only way between the two members
+    world.run_until(lambda: any(len(p.node.ctx.view.members) == 1 for p in (first, last)), 10)
+    other, left_out = sorted((first, last), key=lambda p: len(p.node.ctx.view.members))
+    world.run(world.now + 3)
+    assert other.node.ctx.view.member(left_out.id) is None
+    left_out.handle(ev.LinkWanted(other.id, True))
+    world.run_until(lambda: other.node.ctx.view.member(left_out.id) is not None, 15)
+    advance(world, other, 3)
+    check(world)
+
+
 def waits_for_an_offer(world: World) -> SimPeer:
     """A learner that has ordered a snapshot of a step that will not end soon."""
     world.compute = 20.0
