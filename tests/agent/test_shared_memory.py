@@ -220,12 +220,13 @@ def test_further_slots_lie_in_a_file_without_a_name_that_takes_blocks_only_while
     assert [ring.allocate(), ring.allocate(), ring.allocate()] == [0, 1, None]
     slots = [ring.allocate_on_disk() for _ in range(6)]
     assert slots == [2, 3, 4, 5, 6, None]
-    assert ring.bytes_on_disk == resident(disk) == 5 * ring.stride
+    assert ring.bytes_on_disk == 5 * ring.stride
+    assert 5 <= resident(disk) / ring.stride < 6, "a block of the file system's own may be among them"
     ring.slot_view(3)[:] = b"\x01" * ring.nbytes
     ring.write(4, memoryview(b"\x02" * ring.nbytes))
     assert [bytes(ring.slot_view(slot)[:1]) for slot in (2, 3, 4, 5)] == [b"\0", b"\x01", b"\x02", b"\0"]
     ring.free(3)
-    assert resident(disk) == 4 * ring.stride and ring.slot_view(3)[0] == 0
+    assert 4 <= resident(disk) / ring.stride < 5 and ring.slot_view(3)[0] == 0
     assert ring.allocate_on_disk() == 3
     with pytest.raises(IndexError):
         ring.slot_view(7)
