@@ -94,6 +94,11 @@ class RateEstimator:
             self._gain = GAINS[self._turn]
         return True
 
+    def forget(self) -> None:
+        """What was measured says nothing of what follows: the next sample is taken without a pace, as the first is."""
+        self._samples.clear()
+        self._turn, self._gain = 0, 1.0
+
     def pace(self) -> int | None:
         """Bytes per second to send at. None: do not pace, as the rate is unknown or high."""
         if not 0 < self.rate < FAST_ENOUGH:
