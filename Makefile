@@ -28,10 +28,11 @@ lint: $(VENV)/.installed
 spec:
 	docs/spec/check.sh
 
-# More seeds than `make test` has time for: `make soak SEEDS=0..99999`.
+# More seeds, and more peers, than `make test` has time for: `make soak SEEDS=0..99999`. JOBS: 0 is one per core.
 SEEDS ?= 0..19999
+JOBS  ?= 0
 soak: $(VENV)/.installed
-	$(BIN)/chaos sim --random --seeds $(SEEDS)
+	$(BIN)/chaos sim --random --peers 3..9 --seeds $(SEEDS) --jobs $(JOBS)
 
 # Planted bugs, a line for each: the promise that caught it, or SURVIVED.
 mutants: $(VENV)/.installed

@@ -3,17 +3,19 @@
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from chaos.agent import feed
 from chaos.agent.arithmetic import widen
 from chaos.agent.reduce import Kind, Reducer
-from chaos.agent.shared_memory import ResultRing, SharedMemory
+from chaos.agent.shared_memory import ResultRing, SharedMemory, results_on_disk
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import RoundComplete
+from chaos.core.events import ResultDropped, ResultUnsent, RoundComplete
 from chaos.core.types import Layout, PeerInfo, Segment, View
 
 FLOATS = 400_000
@@ -36,12 +38,15 @@ def view(number: int, members: list[int], learners: tuple[int, ...] = (), first_
     return View("l", number, tuple(map(peer, members)), tuple(map(peer, learners)), first_step, number > 1, (), "")
 
 
+Frame = tuple[str, BulkHeader, memoryview | bytes, Callable[[], None] | None]
+
+
 class Net:
     """All frames of all peers; `deliver` takes them in random order, asking again after PAUSE."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.frames: list[tuple[str, BulkHeader, memoryview | bytes]] = []
+        self.frames: list[Frame] = []
         self.peers: dict[str, Peer] = {}
         self.learners: set[str] = set()
 
@@ -53,7 +58,7 @@ class Net:
             self.random.shuffle(self.frames)
             frames, self.frames = self.frames, []
             for frame in frames:
-                dst, header, payload = frame
+                dst, header, payload, on_sent = frame
                 if not keep(header) or dst not in self.peers:
                     continue
                 target = self.peers[dst].reducer.sink(header)
@@ -64,18 +69,21 @@ class Net:
                 if isinstance(target, memoryview):
                     target[:] = payload
                     self.peers[dst].reducer.received(header, target)
+                if on_sent is not None:
+                    on_sent()
             idle = 0 if progress else idle + 1
 
 
 class Peer:
-    def __init__(self, net: Net, index: int, layout: Layout = LAYOUT) -> None:
+    def __init__(self, net: Net, index: int, layout: Layout = LAYOUT, disk: SharedMemory | None = None) -> None:
         self.net, self.index = net, index
         self.id = peer(index).id
         self.layout = layout
         self.done: list[RoundComplete] = []
         self.contribution = SharedMemory.create("c", layout.nbytes)
-        self.ring = ResultRing(layout.nbytes, 4)
-        self.reducer = Reducer(self.id, self, self.done.append)
+        self.ring = ResultRing(layout.nbytes, 4, disk)
+        self.events: list[object] = []
+        self.reducer = Reducer(self.id, self, self.happened, lambda _kind, _fields: None)
         self.reducer.configure(layout, self.contribution, self.ring)
         net.peers[self.id] = self
         values = np.random.default_rng(index)
@@ -85,18 +93,29 @@ class Peer:
         content = self.floats.tobytes() + self.doubles.tobytes() + self.integers.tobytes()
         self.contribution.view[: len(content)] = content
 
-    def send_bulk(self, dst: str, header: BulkHeader, payload: memoryview | bytes, urgent: bool = False) -> bool:
-        assert urgent == (header.kind == Kind.RESULT or dst not in self.net.learners), "a learner's shards come first"
-        self.net.frames.append((dst, replace(header, src=self.id, dst=dst, length=len(payload)), payload))
+    def happened(self, event: object) -> None:
+        if isinstance(event, RoundComplete):
+            self.done.append(event)
+        else:
+            self.events.append(event)
+
+    def send_bulk(
+        self,
+        dst: str,
+        header: BulkHeader,
+        payload: memoryview | bytes,
+        urgent: bool = False,
+        on_sent: Callable[[], None] | None = None,
+    ) -> bool:
+        assert urgent == (dst not in self.net.learners), "a learner's shards come first"
+        whole = replace(header, src=self.id, dst=dst, length=len(payload))
+        self.net.frames.append((dst, whole, payload, on_sent))
         return True
 
     def drop_bulk(self, predicate: Callable[[BulkHeader], bool]) -> int:
         before = len(self.net.frames)
         self.net.frames = [f for f in self.net.frames if not (f[1].src == self.id and predicate(f[1]))]
         return before - len(self.net.frames)
-
-    def queued_bytes(self, _dst: str) -> int:
-        return 0
 
     def resume_bulk(self) -> None:
         pass
@@ -271,8 +290,8 @@ def test_overlapped_segments_are_sent_once():
         assert sent > 0
         for one in peers:
             one.reducer.send_contribution(1, 1, 2.0, False)
-        pieces = {(h.src, h.index) for _, h, _ in net.frames if h.kind == Kind.CONTRIBUTION}
-        assert len(pieces) == sum(1 for _, h, _ in net.frames if h.kind == Kind.CONTRIBUTION)
+        pieces = {(h.src, h.index) for _, h, *_ in net.frames if h.kind == Kind.CONTRIBUTION}
+        assert len(pieces) == sum(1 for _, h, *_ in net.frames if h.kind == Kind.CONTRIBUTION)
         announce(peers, now, 1, {0: 2.0, 1: 2.0})
         await net.deliver()
         check(peers, {0: 2.0, 1: 2.0})
@@ -369,3 +388,147 @@ def test_frames_that_no_honest_peer_sends_are_refused(header: BulkHeader):
     peers = start(net, 2, now)
     with pytest.raises(RemoteProtocolError):
         peers[0].reducer.sink(replace(header, src=peers[1].id, dst=peers[0].id))
+
+
+# --- a learner that is behind ---------------------------------------------------------------------------------------
+
+
+def with_learner(disk: dict[int, Path], seed: int = 4) -> tuple[Net, View, list[Peer]]:
+    """Two members and a learner; results of some may go to disk."""
+    net, now = Net(seed), view(1, [0, 1], (2,))
+    net.learners = {peer(2).id}
+    peers = [Peer(net, i, disk=results_on_disk(disk[i], LAYOUT.nbytes, 2**27) if i in disk else None) for i in range(3)]
+    for one in peers:
+        one.reducer.set_views((now,), 0)
+    return net, now, peers
+
+
+async def steps(net: Net, now: View, peers: list[Peer], first: int, last: int) -> None:
+    """The members make these steps, each with other weights; the learner follows, and lets nothing go."""
+    for step in range(first, last + 1):
+        weights = {0: 1.0, 1: float(step)}
+        for one in peers[:2]:
+            one.begin(step, now, weights[one.index])
+        announce(peers, now, step, weights)
+        await net.deliver()
+        for one in peers[:2]:
+            one.reducer.finish(step)
+            one.reducer.release(step)
+        if peers[2].done and peers[2].done[-1].step == step:
+            peers[2].reducer.finish(step)
+
+
+def test_a_learners_results_wait_on_disk_where_memory_is_full(tmp_path: Path):
+    async def scenario() -> None:
+        net, now, peers = with_learner({2: tmp_path})
+        learner = peers[2]
+        await steps(net, now, peers, 1, 9)
+        assert not net.frames, "a lane of the members waits"
+        assert [done.step for done in learner.done] == list(range(1, 10))
+        assert [done.digest for done in learner.done] == [done.digest for done in peers[0].done]
+        assert learner.ring.bytes_on_disk == 5 * learner.ring.stride
+        for ours, theirs in zip(learner.done, peers[0].done, strict=True):
+            assert ours.step == theirs.step
+        last = learner.ring.slot_view(learner.done[-1].slot)
+        assert bytes(last) == bytes(peers[0].ring.slot_view(peers[0].done[-1].slot))
+        learner.reducer.release(9)
+        assert learner.ring.bytes_on_disk == learner.ring.in_use == 0
+        assert not list(tmp_path.iterdir()), "the file has a name, and would outlive a kill"
+
+    asyncio.run(scenario())
+
+
+def test_without_room_a_learner_drops_results_and_says_so_and_its_lanes_go_on():
+    async def scenario() -> None:
+        net, now, peers = with_learner({})
+        learner = peers[2]
+        await steps(net, now, peers, 1, 7)
+        assert not net.frames, "a lane of the members waits"
+        assert [done.step for done in learner.done] == [1, 2, 3, 4]
+        dropped = [event for event in learner.events if isinstance(event, ResultDropped)]
+        assert {event.step for event in dropped} == {5, 6, 7}
+        assert "4 results" in dropped[0].reason
+        learner.reducer.release(3)
+        await steps(net, now, peers, 8, 8)
+        assert learner.done[-1].step == 4, "a later result took the room of those that are to be fetched first"
+
+    asyncio.run(scenario())
+
+
+def test_a_members_results_for_learners_leave_its_memory_and_are_served_from_disk(tmp_path: Path):
+    async def scenario() -> None:
+        net, now, peers = with_learner({0: tmp_path, 2: tmp_path})
+        weights = {0: 1.0, 1: 2.0}
+        for one in peers[:2]:
+            one.begin(1, now, weights[one.index])
+        announce(peers, now, 1, weights)
+        await net.deliver(lambda header: header.dst != peers[2].id)
+        donor, learner = peers[0], peers[2]
+        donor.reducer.finish(1)
+        assert donor.ring.in_use == 1
+        donor.reducer.move(1)
+        while donor.ring.in_use:
+            await asyncio.sleep(0.01)
+        donor.ring.memory.view[:] = bytes(donor.ring.memory.nbytes)  # the next step writes there
+        learner.reducer.fetch(1, 1)
+        donor.reducer.serve(learner.id, 1, 1)
+        await net.deliver()
+        assert learner.done[-1].digest == donor.done[-1].digest
+        donor.reducer.release(1)
+        assert donor.ring.bytes_on_disk == 0
+
+    asyncio.run(scenario())
+
+
+def test_who_asked_for_a_result_that_is_let_go_meanwhile_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(feed, "AHEAD_BYTES", 600_000)
+    monkeypatch.setattr(feed, "COPIED_BYTES", 0)
+
+    async def scenario() -> None:
+        net, now, peers = with_learner({})
+        await steps(net, now, peers, 1, 1)
+        donor, slow = peers[0], peers[2]
+        for one in peers[:2]:
+            one.begin(2, now, 1.0)
+        announce(peers, now, 2, {0: 1.0, 1: 1.0})
+        await net.deliver()
+        donor.reducer.finish(2)
+        del net.peers[slow.id]
+        donor.reducer.serve(slow.id, 1, 2)
+        donor.reducer.release(2)
+        await asyncio.sleep(0)
+        assert ResultUnsent(slow.id, 2) in donor.events
+
+    asyncio.run(scenario())
+
+
+def test_little_of_what_a_slow_learner_is_to_get_is_in_the_transport(monkeypatch: pytest.MonkeyPatch):
+    """The rest waits by name; what is let go meanwhile is copied, and beyond the bound for copies it is not sent."""
+    monkeypatch.setattr(feed, "AHEAD_BYTES", 600_000)
+    monkeypatch.setattr(feed, "COPIED_BYTES", 3_000_000)
+
+    async def scenario() -> None:
+        net, now, peers = with_learner({})
+        slow = peers[2]
+        del net.peers[slow.id]
+        weights = {0: 1.0, 1: 1.0}
+        for step in range(1, 5):
+            for one in peers[:2]:
+                one.begin(step, now, 1.0)
+            announce(peers[:2], now, step, weights)
+            await net.deliver(lambda header: header.dst != slow.id or keep(header))
+            for one in peers[:2]:
+                one.reducer.finish(step)
+                one.reducer.release(step)
+        for one in peers[:2]:
+            sent = sum(nbytes for src, nbytes in taken if src == one.id)
+            assert 0 < sent < 600_000 + 2**19 + 2**10
+            assert 0 < one.reducer._feed.copied_bytes <= 3_000_000
+
+    taken: list[tuple[str, int]] = []
+
+    def keep(header: BulkHeader) -> bool:
+        taken.append((header.src, header.length))
+        return False
+
+    asyncio.run(scenario())

@@ -40,9 +40,6 @@ class Outlet:
         self.queue = [entry for entry in self.queue if not predicate(entry[0])]
         return 0
 
-    def queued_bytes(self, _dst: str) -> int:
-        return 0
-
     def resume_bulk(self) -> None:
         pass
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaos.agent.shared_memory import PAGE, ResultRing, SharedMemory, ring_slots
+from chaos.agent.shared_memory import PAGE, ResultRing, SharedMemory, results_on_disk, ring_slots
 from chaos.core.errors import ChaosError
 
 
@@ -209,6 +209,38 @@ def test_slots_beyond_the_third_give_their_pages_back() -> None:
     assert ring.slot_view(2)[0] == 1
     assert ring.slot_view(3)[0] == 0
     ring.memory.close()
+
+
+def test_further_slots_lie_in_a_file_without_a_name_that_takes_blocks_only_while_used(tmp_path: Path) -> None:
+    disk = results_on_disk(tmp_path, 16 * PAGE, 5 * 16 * PAGE + 1)
+    assert disk is not None
+    ring = ResultRing(16 * PAGE, 2, disk)
+    assert ring.disk_slots == 5
+    assert not list(tmp_path.iterdir())
+    assert [ring.allocate(), ring.allocate(), ring.allocate()] == [0, 1, None]
+    slots = [ring.allocate_on_disk() for _ in range(6)]
+    assert slots == [2, 3, 4, 5, 6, None]
+    assert ring.bytes_on_disk == resident(disk) == 5 * ring.stride
+    ring.slot_view(3)[:] = b"\x01" * ring.nbytes
+    ring.write(4, memoryview(b"\x02" * ring.nbytes))
+    assert [bytes(ring.slot_view(slot)[:1]) for slot in (2, 3, 4, 5)] == [b"\0", b"\x01", b"\x02", b"\0"]
+    ring.free(3)
+    assert resident(disk) == 4 * ring.stride and ring.slot_view(3)[0] == 0
+    assert ring.allocate_on_disk() == 3
+    with pytest.raises(IndexError):
+        ring.slot_view(7)
+    ring.memory.close()
+    disk.close()
+
+
+def test_a_full_disk_is_an_error_and_no_signal(tmp_path: Path) -> None:
+    disk = SharedMemory.on_disk(tmp_path, 64 * PAGE)
+    with limited(resource.RLIMIT_FSIZE, 4 * PAGE), pytest.raises(ChaosError, match="ulimit -f"):
+        SharedMemory.on_disk(tmp_path, 64 * PAGE)
+    assert results_on_disk(tmp_path, 2**60, 2**40) is None
+    with pytest.raises(ChaosError, match="no results can be kept"):
+        results_on_disk(tmp_path / "missing", PAGE, 2**20)
+    disk.close()
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,7 @@ STATUS: dict[str, Any] = {
     "missing_parties": "1 of 2 parties are still there; without 48a33ab1 (c)",
     "other_lineages": {},
     "learner_phase": "idle",
+    "catch_up": "",
     "straggler_limit_s": 30.0,
     "members": [
         {

@@ -101,11 +101,11 @@ def test_each_type_has_a_rule(tp: type) -> None:
 
 def test_a_stranger_may_ask_to_join_for_itself_only() -> None:
     node = fresh("member")
-    request = JoinRequest(info(STRANGER), FINGERPRINT, LAYOUT)
+    request = JoinRequest(info(STRANGER), FINGERPRINT, LAYOUT, "run")
     assert "admit" in [a.kind for a in feed(node, peer_id(STRANGER), request, node.ctx.now) if hasattr(a, "kind")]
     node = fresh("member")
     with pytest.raises(RemoteProtocolError, match="over the link of"):
-        node.handle(ev.Received(peer_id(STRANGER), JoinRequest(info(4), FINGERPRINT, LAYOUT)), node.ctx.now)
+        node.handle(ev.Received(peer_id(STRANGER), JoinRequest(info(4), FINGERPRINT, LAYOUT, "run")), node.ctx.now)
     assert not node.ctx.wishes.admit
 
 

@@ -60,6 +60,14 @@ def test_uneven_donors_end_together_although_nobody_knew_their_rates():
     assert world.shards_sent <= 100 + 4, "what was begun is not sent twice, but for the last few"
 
 
+def test_a_state_that_comes_in_a_tenth_of_a_second_is_planned_anew_in_time():
+    """The first look came after 0.25 s: until then the slow donor had a half of it, and needed 1 s."""
+    world, _ = wide_run([5e5, 9.5e6])
+    joiner = join(world, 2)
+    line = fetched(world, joiner)
+    assert line["seconds"] < 1.1 * STATE / 1e7 + 2 * SHARD / 5e5 + 0.06
+
+
 def test_a_donor_that_slows_down_keeps_only_what_it_can_send():
     """One shard every 4 s was progress enough to keep a quarter of the state for minutes."""
     world, peers = wide_run([5e5] * 4)

@@ -98,7 +98,7 @@ def test_more_peers_than_a_view_can_name_are_not_admitted() -> None:
         node.views.proposal = None
     assert len(node.ctx.wishes.admit) + len(node.ctx.view.everybody()) == admission.MAX_SEATS
     node.handle(ev.LinkUp(info(99), "run"), node.ctx.now)
-    actions = node.handle(ev.Received(peer_id(99), msg.JoinRequest(info(99), FINGERPRINT, LAYOUT)), node.ctx.now)
+    actions = node.handle(ev.Received(peer_id(99), msg.JoinRequest(info(99), FINGERPRINT, LAYOUT, "run")), node.ctx.now)
     refusals = [a.message for a in actions if isinstance(getattr(a, "message", None), msg.JoinRefused)]
     assert [r.retry for r in refusals] == [True] and "full" in refusals[0].reason
 
@@ -152,9 +152,9 @@ def test_another_layout_is_refused_at_the_door_and_from_a_restarted_worker() -> 
     other = replace(LAYOUT, nbytes=128)
     node = fresh("member")
     joiner: PeerInfo = info(5)
-    actions = node.handle(ev.Received(joiner.id, msg.JoinRequest(joiner, FINGERPRINT, other)), node.ctx.now)
+    actions = node.handle(ev.Received(joiner.id, msg.JoinRequest(joiner, FINGERPRINT, other, "run")), node.ctx.now)
     refused = [a.message for a in actions if isinstance(getattr(a, "message", None), msg.JoinRefused)]
     assert len(refused) == 1 and "buckets" in refused[0].reason and not refused[0].retry
     node.handle(ev.WorkerDied("killed"), node.ctx.now)
-    node.handle(ev.WorkerSaid(Register(1, FINGERPRINT, other)), node.ctx.now)
+    node.handle(ev.WorkerSaid(Register(1, FINGERPRINT, other, "run")), node.ctx.now)
     assert node.stopped is not None and "buckets" in node.stopped.reason

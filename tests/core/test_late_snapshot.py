@@ -6,6 +6,7 @@ from chaos.core.fallback import JoinMeter
 from chaos.core.learner import Phase
 from chaos.sim.peer import SimPeer
 from chaos.sim.world import World
+from tests.core.test_fetch import traces, wide_run
 
 
 def run_of_three() -> tuple[World, list[SimPeer]]:
@@ -80,6 +81,29 @@ def test_a_run_whose_scripts_change_gradients_by_hand_pauses_for_a_joiner(seed: 
     modes = [fields for _, kind, fields in peers[3].trace if kind == "catch_up_mode"]
     assert [m["mode"] for m in modes] == ["late"] and "sync()" in modes[0]["reason"]
     assert not [kind for _, kind, _ in peers[3].trace if kind == "digests_differ"]
+
+
+def test_a_learner_says_how_it_catches_up_and_why():
+    """In the trace and in `chaos status`, by what it measured of the transfer so far; nothing once it is a member."""
+    world, _ = wide_run([4e5] * 2)
+    joiner = world.join(2, 0)
+    world.run_until(lambda: bool(traces(joiner, "catch_up_mode")), 10)
+    line = traces(joiner, "catch_up_mode")[-1]
+    assert line["mode"] == "replay" and line["reason"].startswith("the snapshot takes 1.2")
+    assert joiner.node.status()["catch_up"] == line["reason"]
+    world.run_until(lambda: len(world.members()) == 3, 20)
+    assert len(traces(joiner, "catch_up_mode")) == 1 and not joiner.node.status()["catch_up"]
+
+
+def test_what_can_not_work_is_said_before_it_fails():
+    meter = JoinMeter(state_bytes=100_000)
+    assert meter.foresee(10.0, 200, 1000, 32, 1e5) is None, "the run's pace is not known"
+    meter.saw(0.0, 100)
+    assert meter.foresee(10.0, 200, 1000, 32, 0.0) is None, "nothing has come"
+    fits = meter.foresee(10.0, 200, 1000, 32, 1e5)
+    assert fits is not None and fits.mode == "replay"
+    fails = meter.foresee(10.0, 200, 1000, 32, 1e4)
+    assert fails is not None and fails.mode == "late" and "100 results" in fails.reason
 
 
 def test_the_meter_decides_by_what_it_measured():

@@ -339,7 +339,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "words_are_not_written": ("I2", "I4"),
     "stable_without_acks": ("I3",),
     "stable_by_majority": ("I3",),
-    "results_are_released_at_once": ("I3", "I4"),
+    "results_are_released_at_once": ("I3", "I4", "I5"),
     "leases_are_not_freed": ("I3",),
     "used_samples_are_given_out_again": ("I3",),
     "a_sample_is_lost": ("I3",),

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from chaos.cli.main import app
-from chaos.cli.sim import parse_seeds
+from chaos.cli.sim import parse_range
 from chaos.core import agreement, pause
 from chaos.core.errors import ChaosError
 from chaos.sim.runs import finish
@@ -64,11 +64,11 @@ def test_a_bad_scenario_is_refused_in_one_line(tmp_path: Path, text: str, messag
 
 
 def test_seeds() -> None:
-    assert list(parse_seeds("3..5")) == [3, 4, 5]
-    assert list(parse_seeds("7")) == [7]
+    assert list(parse_range("--seeds", "3..5")) == [3, 4, 5]
+    assert list(parse_range("--seeds", "7")) == [7]
     for text in ("5..3", "x", "..4"):
-        with pytest.raises(ChaosError):
-            parse_seeds(text)
+        with pytest.raises(ChaosError, match=f"--seeds {text}: "):
+            parse_range("--seeds", text)
 
 
 def test_the_command_prints_one_json_object_and_fails_only_with_violations(

@@ -27,7 +27,7 @@ from chaos.agent.progress import Progress
 from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.requests import encode_answer
 from chaos.agent.shards import SHARD, Snapshots
-from chaos.agent.shared_memory import ResultRing, SharedMemory, ring_slots
+from chaos.agent.shared_memory import ResultRing, SharedMemory, results_on_disk, ring_slots
 from chaos.agent.transport import BulkHeader, DialFailed, Transport, TransportConfig, Verdict
 from chaos.agent.transport.security import Security
 from chaos.agent.worker_link import WorkerLink
@@ -86,6 +86,9 @@ class AgentSetup:
     founding: Founding | None
     resume: SharedMemory | None
     checkpoint: Path | None
+    spill: Path | None
+    """Where results may be kept that wait for learners. None: nowhere."""
+    spill_bytes: int
     sealed: tuple[Sealed, ...]
     """Words of earlier incarnations, to be passed on once a member is linked."""
 
@@ -110,7 +113,7 @@ class Agent:
         self.transport = Transport(setup.me, run, list(setup.listen), setup.security, self, setup.transport)
         self._answers = Answers(self.node, self.transport, self._observer, self.post)
         self.worker_link = WorkerLink(self._on_worker, lambda reason: self.post(ev.WorkerDied(reason)))
-        self._reducer = Reducer(setup.me.id, self.transport, self.post)
+        self._reducer = Reducer(setup.me.id, self.transport, self.post, self._write_trace)
         self._snapshots = Snapshots(setup.me.id, self.transport, self.post, self._write_trace, setup.runtime)
         if setup.resume is not None:
             self._snapshots.resume_from(setup.resume)
@@ -372,9 +375,9 @@ class Agent:
                 self._observer.listen(listens)
                 if self._memory is None:
                     contribution = SharedMemory.create("chaos-contribution", max(layout.nbytes, 1))
-                    ring = ResultRing(max(layout.nbytes, 1), ring_slots(layout.nbytes))
+                    ring = self._result_ring(max(layout.nbytes, 1))
                     self._memory = contribution, ring
-                    self.post(ev.ResultMemory(ring.slots))
+                    self.post(ev.ResultMemory(ring.slots, ring.disk_slots))
                 self._reducer.configure(layout, *self._memory)
             case Boundary(applied, part, compute_s):
                 weight = part.weight if part is not None else 0.0
@@ -385,13 +388,25 @@ class Agent:
                 self._snapshots.own_nbytes = manifest.nbytes
         self.post(ev.WorkerSaid(message))
 
+    def _result_ring(self, nbytes: int) -> ResultRing:
+        disk, directory = None, self._setup.spill
+        try:
+            if directory is not None:
+                disk = results_on_disk(directory, nbytes, self._setup.spill_bytes)
+        except ChaosError as error:
+            self._write_trace("no_results_on_disk", {"reason": str(error)})
+        return ResultRing(nbytes, ring_slots(nbytes), disk)
+
     def _tell_worker(self, message: Any) -> None:
         match message:
             case Welcome():
                 assert self._memory is not None
                 contribution, ring = self._memory
-                message = msgspec.structs.replace(message, slots=ring.slots, slot_stride=ring.stride)
-                self.worker_link.send(message, (contribution.fd, ring.memory.fd))
+                message = msgspec.structs.replace(
+                    message, slots=ring.slots, slot_stride=ring.stride, disk_slots=ring.disk_slots
+                )
+                fds = (contribution.fd, ring.memory.fd, *((ring.disk.fd,) if ring.disk is not None else ()))
+                self.worker_link.send(message, fds)
             case LoadState():
                 assert self._snapshots.received is not None
                 self.worker_link.send(message, (self._snapshots.received.fd,))
@@ -449,6 +464,8 @@ class Agent:
                 reducer.finish(step)
             case act.ReleaseResults(step):
                 reducer.release(step)
+            case act.MoveResults(step):
+                reducer.move(step)
             case act.FetchRound(view_id, step):
                 reducer.fetch(view_id, step)
             case act.ServeResult(dst, view_id, step):

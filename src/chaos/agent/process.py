@@ -174,6 +174,8 @@ def set_up(order: AgentOrder, runtime: Path, progress: Progress) -> tuple[AgentS
         founding=begin,
         resume=resume,
         checkpoint=settings.checkpoint,
+        spill=settings.spill if settings.spill_gb else None,
+        spill_bytes=int(settings.spill_gb * 1e9),
         sealed=order.sealed,
     )
     return setup, lock, warnings

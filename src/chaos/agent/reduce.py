@@ -12,22 +12,22 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from chaos.agent.arithmetic import Array, narrow, widen
+from chaos.agent.feed import Batch, Due, Feed
+from chaos.agent.overflow import Overflow
 from chaos.agent.rounds import Buffers, Piece, Round, cut
 from chaos.agent.shared_memory import ResultRing, SharedMemory
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import RoundComplete
+from chaos.core.events import ResultDropped, ResultMemory, ResultUnsent, RoundComplete
 from chaos.core.types import Layout, View
 
 ADDS_PER_TURN = 8
 """Own chunks summed between two turns of the event loop: half a millisecond, so that control is not kept waiting."""
 CUTS = 8
 """Ways of cutting that are remembered; each has an entry of 100 bytes per chunk of half a megabyte."""
-LEARNER_QUEUE_BYTES = 2**30
-"""Unsent results for one learner beyond which it gets no more; it then takes a newer snapshot."""
 
 
 class Kind(IntEnum):
@@ -41,11 +41,16 @@ class Kind(IntEnum):
 class Outlet(Protocol):
     """What the reducer needs of the transport."""
 
-    def send_bulk(self, dst: str, header: BulkHeader, payload: memoryview | bytes, urgent: bool = False) -> bool: ...
+    def send_bulk(
+        self,
+        dst: str,
+        header: BulkHeader,
+        payload: memoryview | bytes,
+        urgent: bool = False,
+        on_sent: Callable[[], None] | None = None,
+    ) -> bool: ...
 
     def drop_bulk(self, predicate: Callable[[BulkHeader], bool]) -> int: ...
-
-    def queued_bytes(self, dst: str) -> int: ...
 
     def resume_bulk(self) -> None: ...
 
@@ -68,19 +73,30 @@ class Reducer:
     Args:
         me: the peer's id.
         outlet: where frames go.
-        completed: called with the event once all bytes of a result are here.
+        happened: called with the event once all bytes of a result are here, or where there is no room for one.
+        note: writes a line of the trace.
     """
 
-    def __init__(self, me: str, outlet: Outlet, completed: Callable[[RoundComplete], None]) -> None:
+    def __init__(
+        self,
+        me: str,
+        outlet: Outlet,
+        happened: Callable[[RoundComplete | ResultMemory | ResultDropped | ResultUnsent], None],
+        note: Callable[[str, dict[str, Any]], None],
+    ) -> None:
         self._me = me
         self._outlet = outlet
-        self._completed = completed
+        self._happened = happened
+        self._note = note
+        self._feed = Feed(outlet, self._chunk, self._unsent)
+        self._overflow: Overflow | None = None
         self._layout: Layout | None = None
         self._contribution: memoryview | None = None
         self._ring: ResultRing | None = None
         self._cuts: dict[tuple[int, ...], tuple[Piece, ...]] = {}
         self._views: tuple[View, ...] = ()
         self._finished = 0
+        self._released = 0
         self._rounds: dict[int, Round] = {}
         self._results: dict[int, Round] = {}
         """Finished rounds whose result is kept."""
@@ -97,6 +113,8 @@ class Reducer:
     def configure(self, layout: Layout, contribution: SharedMemory, ring: ResultRing) -> None:
         """The worker has registered: its layout and the memory shared with it."""
         self._layout, self._contribution, self._ring = layout, contribution.view, ring
+        if self._overflow is None:
+            self._overflow = Overflow(ring, self._results, self._happened, self._note, self._outlet.resume_bulk)
         self._cuts.clear()
         self._outlet.resume_bulk()
 
@@ -111,6 +129,7 @@ class Reducer:
             if step <= finished or view is None or view.id != current.view.id:
                 self._discard(step)
         self._open = {s: v for s, v in self._open.items() if (w := self._view_for(s)) and w.id == v}
+        self._feed.keep_only(lambda peer: any(view.knows(peer) for view in views))
         self._outlet.drop_bulk(self._stale)
         self._outlet.resume_bulk()
 
@@ -118,7 +137,10 @@ class Reducer:
         if header.src != self._me or header.kind not in (Kind.CONTRIBUTION, Kind.FINAL):
             return False
         view = self._view_for(header.step)
-        return view is None or view.id != header.view
+        if view is not None and view.id == header.view:
+            return False
+        self._feed.cancelled(header)
+        return True
 
     def _discard(self, step: int) -> None:
         current = self._rounds.pop(step)
@@ -181,7 +203,8 @@ class Reducer:
 
     def release(self, step: int) -> None:
         """Results up to `step` are needed no more."""
-        ring = self._ring
+        self._feed.release(step)
+        self._released, ring = step, self._ring
         for done in [s for s in self._results if s <= step]:
             if ring is not None:
                 ring.free(self._results.pop(done).slot)
@@ -190,9 +213,16 @@ class Reducer:
         for _, slot in rested:
             if ring is not None:
                 ring.free(slot)
+        if self._overflow is not None:
+            self._overflow.say()
         for opened in list(self._open):
             self._send_own(opened)
         self._outlet.resume_bulk()
+
+    def move(self, step: int) -> None:
+        """Results up to `step` are needed by learners only: their memory is for others."""
+        if self._overflow is not None:
+            self._overflow.move(step)
 
     def fetch(self, view_id: int, step: int) -> None:
         """The result of `step` will come from a member that finished it."""
@@ -205,18 +235,27 @@ class Reducer:
         done = self._results.get(step)
         if done is None:
             return
+        batch = Batch(Kind.RESULT, view_id, step)
+        if self._views and self._views[-1].learner(dst) is not None:
+            self._feed.due(dst, (Due(batch, piece.index) for piece in done.pieces))
+            return
         for piece in done.pieces:
             payload = done.result[piece.offset : piece.offset + piece.nbytes]
-            header = BulkHeader(Kind.RESULT, view_id, step, piece.index, done.turn, 0.0, 0)
-            self._outlet.send_bulk(dst, header, payload, urgent=True)
+            self._outlet.send_bulk(dst, self._result_header(batch, piece, done), payload, urgent=True)
+
+    @staticmethod
+    def _result_header(batch: Batch, piece: Piece, done: Round) -> BulkHeader:
+        return BulkHeader(Kind.RESULT, batch.mark, batch.step, piece.index, done.turn, 0.0, 0)
 
     def path_changed(self, peer: str) -> None:
         """What is for `peer` takes a new way: what may have been lost on the old one is sent again."""
-        for kept in [*self._rounds.values(), *self._results.values()]:
-            rank = None if kept.fetched else self._rank(kept.view)
-            for piece in kept.pieces if rank is not None else ():
-                if piece.root == rank and piece.index in kept.final:
-                    self._send_final(kept, piece, peer)
+        if self._views and self._views[-1].learner(peer) is not None:
+            self._feed.path_changed(peer, self._finals_for(peer))
+        else:
+            for due in self._finals_for(peer):
+                kept = self._kept(due.batch.step)
+                assert kept is not None
+                self._send_final(kept, kept.pieces[due.number], peer)
         own, view_id = self._own, self._open.get(self._own.step)
         current = self._rounds.get(own.step)
         if current is None or view_id is None:
@@ -224,6 +263,19 @@ class Reducer:
         for piece in current.pieces:
             if (view_id, piece.segment) in own.sent and current.view.members[piece.root].id == peer:
                 self._send_piece(current, piece, own.weight)
+
+    def _kept(self, step: int) -> Round | None:
+        return self._results.get(step) or self._rounds.get(step)
+
+    def _finals_for(self, peer: str) -> list[Due]:
+        """Own final chunks that lie in memory, of rounds in which `peer` has or had a part."""
+        found = []
+        for kept in [*self._results.values(), *self._rounds.values()]:
+            there = self._ring is not None and not self._ring.is_on_disk(kept.slot) and kept.view.knows(peer)
+            rank = self._rank(kept.view) if there and not kept.fetched else None
+            mine = [piece.index for piece in kept.pieces if piece.root == rank and piece.index in kept.final]
+            found += [Due(Batch(Kind.FINAL, kept.view.id, kept.step), index) for index in mine]
+        return found
 
     # --- rounds --------------------------------------------------------------------------------------------
 
@@ -245,13 +297,27 @@ class Reducer:
     def _begin(self, step: int, view: View, shares: tuple[int, ...], fetched: bool = False) -> Round | None:
         if self._ring is None:
             return None
+        if self._learns and not self._within_room(step):
+            return None
         slot = self._ring.allocate()
+        if slot is None and self._overflow is not None and self._learns:
+            slot = self._overflow.allocate()
         if slot is None:
             return None
         assert self._layout is not None
         result = self._ring.slot_view(slot)[: self._layout.nbytes]
         current = self._rounds[step] = Round(view, step, self._pieces(shares), sum(shares), slot, result, fetched)
         return current
+
+    @property
+    def _learns(self) -> bool:
+        return bool(self._views) and self._views[-1].learner(self._me) is not None
+
+    def _within_room(self, step: int) -> bool:
+        """A learner has room for the next results only: later ones would take that of those it needs first."""
+        assert self._ring is not None
+        first = self._released or min(self._rounds, default=step) - 1
+        return step <= first + self._ring.slots + self._ring.disk_slots
 
     def _rank(self, view: View) -> int | None:
         return next((rank for rank, m in enumerate(view.members) if m.id == self._me), None)
@@ -321,27 +387,47 @@ class Reducer:
         self._maybe_complete(current)
 
     def _send_final(self, current: Round, piece: Piece, peer: str) -> None:
-        """Members hold a result's memory in place until all of them have it; for a learner it is copied.
+        """Members hold a result's memory in place until all of them have it; learners are fed behind their shards.
 
-        Nobody waits for a learner's results, so they queue behind the shards of its state: where a step is mostly
-        communication they would fill its links, and the shards would never come.
+        Where a step is mostly communication results would fill a learner's links, and the shards would never come.
         """
-        payload: memoryview | bytes = current.result[piece.offset : piece.offset + piece.nbytes]
+        if current.view.member(peer) is not None:
+            header, payload = self._final(current, piece)
+            self._outlet.send_bulk(peer, header, payload, urgent=True)
+        elif current.view.learner(peer) is not None:
+            self._feed.due(peer, (Due(Batch(Kind.FINAL, current.view.id, current.step), piece.index),))
+
+    @staticmethod
+    def _final(current: Round, piece: Piece) -> tuple[BulkHeader, memoryview]:
+        payload = current.result[piece.offset : piece.offset + piece.nbytes]
         if piece.wire_dtype != piece.dtype:
-            payload = narrow(widen(memoryview(payload), piece.dtype), piece.wire_dtype)
-        member = current.view.member(peer) is not None
-        if not member:
-            if current.view.learner(peer) is None or self._outlet.queued_bytes(peer) > LEARNER_QUEUE_BYTES:
-                return
-            payload = bytes(payload)
-        header = BulkHeader(Kind.FINAL, current.view.id, current.step, piece.index, 0, 0.0, current.culprits)
-        self._outlet.send_bulk(peer, header, payload, urgent=member)
+            payload = memoryview(narrow(widen(payload, piece.dtype), piece.wire_dtype))
+        return BulkHeader(Kind.FINAL, current.view.id, current.step, piece.index, 0, 0.0, current.culprits), payload
+
+    def _chunk(self, due: Due) -> tuple[BulkHeader, bytes] | None:
+        """For the feed: a final chunk of an attempt that counts, or a chunk of a kept result."""
+        kept = self._kept(due.batch.step)
+        if kept is None or due.number not in kept.final:
+            return None
+        piece = kept.pieces[due.number]
+        if due.batch.kind == Kind.RESULT:
+            header = self._result_header(due.batch, piece, kept)
+            return header, bytes(kept.result[piece.offset : piece.offset + piece.nbytes])
+        if kept.view.id != due.batch.mark:
+            return None
+        header, payload = self._final(kept, piece)
+        return header, bytes(payload)
+
+    def _unsent(self, dst: str, batch: Batch) -> None:
+        """Who asked for a result has to ask somebody else; of one that it follows, it will find out that it lacks."""
+        if batch.kind == Kind.RESULT:
+            asyncio.get_running_loop().call_soon(self._happened, ResultUnsent(dst, batch.step))
 
     def _maybe_complete(self, current: Round) -> None:
         if current.complete and not current.reported:
             current.reported = True
             view_id = self._fetching.get(current.step, current.view.id)
-            self._completed(RoundComplete(view_id, current.step, current.slot, current.digest(), current.nonfinite()))
+            self._happened(RoundComplete(view_id, current.step, current.slot, current.digest(), current.nonfinite()))
 
     # --- receiving -----------------------------------------------------------------------------------------
 
@@ -358,7 +444,7 @@ class Reducer:
             return Verdict.DISCARD
         current = self._round(header.step, header.view)
         if current is None:
-            return Verdict.PAUSE
+            return self._no_room(header.step)
         piece = self._piece(current, header)
         root = current.view.members[piece.root].id
         if header.kind == Kind.CONTRIBUTION:
@@ -374,6 +460,13 @@ class Reducer:
         if piece.wire_dtype != piece.dtype:
             return self._buffers.take(header.length)
         return current.result[piece.offset : piece.offset + piece.nbytes]
+
+    def _no_room(self, step: int) -> Verdict:
+        """A member's lanes wait, as all are in step; a learner's lanes bring its state too, and must not."""
+        if not self._learns or self._overflow is None:
+            return Verdict.PAUSE
+        self._overflow.dropped(step)
+        return Verdict.DISCARD
 
     def _piece(self, current: Round, header: BulkHeader) -> Piece:
         if header.index >= len(current.pieces):
@@ -392,7 +485,7 @@ class Reducer:
             return Verdict.DISCARD
         current = self._rounds.get(header.step) or self._begin(header.step, view, (header.aux,), fetched=True)
         if current is None:
-            return Verdict.PAUSE
+            return self._no_room(header.step)
         piece = self._piece(current, header)
         if piece.index in current.final:
             return Verdict.DISCARD

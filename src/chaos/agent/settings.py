@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from chaos.agent.shared_memory import DISK_BYTES
 from chaos.core.errors import ChaosError
 
 CONFIG_FILE = Path("chaos.toml")
 LIMIT_S = 30.0
 """Seconds that a late worker may hold the others up where it is to be left out. A guess, as that for a learner."""
 MAX_LIMIT_S = 86400.0
+MAX_SPILL_GB = 1e6
 LISTS = ("join", "listen", "advertise")
 
 
@@ -43,6 +45,11 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Path | None = None
     checkpoint_every: int = 100
     """Steps. Only with `checkpoint`."""
+    spill: Path = Path("/var/tmp")
+    """Where results lie that wait for learners, in a file without a name. By the file system's standard this directory
+    is on disk and for large files; /tmp and the runtime directory may be memory."""
+    spill_gb: float = DISK_BYTES / 1e9
+    """What they take there at most, in GB of 10^9 bytes; 0: none go to disk."""
     trace: Path | None = None
     record: Path | None = None
     """All events of this agent, to be run again by `chaos sim --replay`. For whoever looks for a fault."""
@@ -65,6 +72,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ChaosError(f"--straggler-limit is {self.straggler_limit:g}; give seconds, above 0 and up to 86400")
         if self.checkpoint_every < 1:
             raise ChaosError(f"--checkpoint-every is {self.checkpoint_every}; give 1 or more steps")
+        if not 0 <= self.spill_gb <= MAX_SPILL_GB:
+            raise ChaosError(f"--spill-gb is {self.spill_gb:g}; give 0 (nothing on disk) to {MAX_SPILL_GB:g}")
         if self.max_restarts < 0:
             raise ChaosError(f"--max-restarts is {self.max_restarts}; give 0 or more")
         if self.script is not None and not self.script.is_file():
@@ -91,7 +100,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
         for key in LISTS:
             if isinstance(merged.get(key), list):
                 merged[key] = tuple(merged[key])
-        for key in ("party", "checkpoint", "trace", "record", "script"):
+        for key in ("party", "checkpoint", "spill", "trace", "record", "script"):
             if isinstance(merged.get(key), str):
                 merged[key] = Path(merged[key])
         try:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,16 @@ MAX_SLOTS = 64
 
 RESIDENT_SLOTS = 3
 """Slots that keep their pages when they are freed: what a run in its usual state uses over and over."""
+
+DISK_BYTES = 8 * 2**30
+"""What results on disk take at most, by default. A guess: an hour of a model of 2 MB and a step per second, or eighty
+steps of one of 100 MB; a newer snapshot is cheaper than more of them."""
+DISK_SHARE = 4
+"""They take no more than one part in so many of what is free."""
+WRITE_BYTES = 4 * 2**20
+"""At a time: what reads the same memory need not wait for more."""
+DISK_SLOTS = 2048
+"""Nor more results than this: half as many as anybody may be behind."""
 
 
 class SharedMemory:
@@ -91,6 +102,35 @@ class SharedMemory:
         return cls(fd, mapped, nbytes)
 
     @classmethod
+    def on_disk(cls, directory: Path, nbytes: int) -> SharedMemory:
+        """A file of `nbytes` zeros without a name and without blocks: `reserve` before you write. Ends with its users.
+
+        Raises:
+            ChaosError: the file can't be made.
+        """
+        fd = -1
+        try:
+            fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            os.ftruncate(fd, nbytes)
+            mapped = mmap.mmap(fd, nbytes)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise ChaosError(f"cannot make a file of {_mib(nbytes)} in {directory}: {_limit(error)}") from error
+        return cls(fd, mapped, nbytes)
+
+    def reserve(self, offset: int, nbytes: int) -> None:
+        """Have blocks for [offset, offset + nbytes): a full disk is an error now, and not a signal on the first write.
+
+        Raises:
+            ChaosError: the disk is full.
+        """
+        try:
+            os.posix_fallocate(self.fd, offset, nbytes)
+        except OSError as error:
+            raise ChaosError(f"no room for {_mib(nbytes)} on disk: {_limit(error)}") from error
+
+    @classmethod
     def attach(cls, fd: int, nbytes: int, writable: bool) -> SharedMemory:
         """Maps memory that another process made. Owns `fd` if it returns, leaves it to the caller if it raises.
 
@@ -135,49 +175,110 @@ class SharedMemory:
 
 
 class ResultRing:
-    """Slots of equal size for the results of steps, in memory that the worker maps read-only."""
+    """Slots of equal size for the results of steps, in memory that the worker maps read-only.
 
-    def __init__(self, nbytes: int, slots: int) -> None:
-        """`slots` results of `nbytes` bytes each. ChaosError if there is no memory for them."""
+    Slots from `slots` on lie on disk, for results that wait for a learner, or for one's own state to come.
+    """
+
+    def __init__(self, nbytes: int, slots: int, disk: SharedMemory | None = None) -> None:
+        """`slots` results of `nbytes` bytes each, and as many more as fit on `disk`, which it owns from then on.
+
+        ChaosError if there is no memory for them.
+        """
         self.nbytes = nbytes
         self.slots = slots
         self.stride = _stride(nbytes)
         """Bytes from one slot's start to the next one's."""
         self.memory = SharedMemory.create("chaos-results", self.stride * slots)
+        self.disk = disk
+        self.disk_slots = disk.nbytes // self.stride if disk is not None else 0
         self._used = [False] * slots
+        self._on_disk: set[int] = set()
 
     def slot_view(self, slot: int) -> memoryview:
         """The `nbytes` bytes of a slot."""
-        if not 0 <= slot < self.slots:
-            raise IndexError(f"slot {slot} of {self.slots}")
-        start = slot * self.stride
-        return self.memory.view[start : start + self.nbytes]
+        if not 0 <= slot < self.slots + self.disk_slots:
+            raise IndexError(f"slot {slot} of {self.slots + self.disk_slots}")
+        memory, start = self._place(slot)
+        return memory.view[start : start + self.nbytes]
+
+    def _place(self, slot: int) -> tuple[SharedMemory, int]:
+        if slot < self.slots:
+            return self.memory, slot * self.stride
+        assert self.disk is not None
+        return self.disk, (slot - self.slots) * self.stride
 
     def allocate(self) -> int | None:
-        """The lowest free slot, which is then in use (its bytes are undefined); None if all are."""
+        """The lowest free slot in memory, which is then in use (its bytes are undefined); None if all are."""
         slot = next((i for i, used in enumerate(self._used) if not used), None)
         if slot is not None:
             self._used[slot] = True
         return slot
 
+    def allocate_on_disk(self) -> int | None:
+        """The same on disk.
+
+        Raises:
+            ChaosError: the disk has no room for it.
+        """
+        numbers = range(self.slots, self.slots + self.disk_slots)
+        slot = next((number for number in numbers if number not in self._on_disk), None)
+        if slot is not None:
+            memory, start = self._place(slot)
+            memory.reserve(start, self.stride)
+            self._on_disk.add(slot)
+        return slot
+
+    def is_on_disk(self, slot: int) -> bool:
+        return slot >= self.slots
+
+    def write(self, slot: int, content: memoryview) -> None:
+        """Fill a slot on disk, without holding other threads up. Raises OSError if the disk takes it not."""
+        memory, at = self._place(slot)
+        while content:
+            count = os.pwrite(memory.fd, content[:WRITE_BYTES], at)
+            content, at = content[count:], at + count
+
     def free(self, slot: int) -> None:
         """The slot's result is needed no more, neither here nor by the worker."""
-        if not self._used[slot]:
+        if not (slot in self._on_disk or (slot < self.slots and self._used[slot])):
             raise ValueError(f"slot {slot} is not in use")
-        self._used[slot] = False
+        if slot < self.slots:
+            self._used[slot] = False
+        self._on_disk.discard(slot)
         if slot >= RESIDENT_SLOTS:
-            self.memory.release_pages(slot * self.stride, self.stride)
+            memory, start = self._place(slot)
+            memory.release_pages(start, self.stride)
 
     @property
     def in_use(self) -> int:
-        """How many slots are."""
+        """How many slots are, in memory."""
         return sum(self._used)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the results on disk take of it now."""
+        return len(self._on_disk) * self.stride
 
 
 def ring_slots(nbytes: int) -> int:
     """How many results of `nbytes` to keep room for: 2 GiB or a quarter of the memory available, 4 to 64."""
     room = min(RING_BYTES, _available() // 4)
     return max(MIN_SLOTS, min(MAX_SLOTS, room // _stride(nbytes)))
+
+
+def results_on_disk(directory: Path, nbytes: int, most_bytes: int) -> SharedMemory | None:
+    """Room for results of `nbytes` each in a file: `most_bytes`, or a quarter of what is free. None: for not even one.
+
+    Raises:
+        ChaosError: the file can't be made.
+    """
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError as error:
+        raise ChaosError(f"no results can be kept in {directory}: {error.strerror}") from error
+    slots = min(DISK_SLOTS, min(most_bytes, free // DISK_SHARE) // _stride(nbytes))
+    return SharedMemory.on_disk(directory, slots * _stride(nbytes)) if slots > 0 else None
 
 
 def _available() -> int:

@@ -99,6 +99,10 @@ def run(
         Path | None, typer.Option(metavar="DIR", help="Write checkpoints there; resume from the newest one.")
     ] = None,
     checkpoint_every: Annotated[int | None, typer.Option(metavar="N", help="Steps between checkpoints.")] = None,
+    spill: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Results that wait for joiners may go to disk there: /var/tmp.")
+    ] = None,
+    spill_gb: Annotated[float | None, typer.Option(metavar="GB", help="As much at most: 8.6. 0: none.")] = None,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append a trace as JSON lines.")] = None,
     record: Record = None,
     dashboard: Dashboard = None,
@@ -125,6 +129,8 @@ def run(
         straggler_limit=straggler_limit,
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        spill=spill,
+        spill_gb=spill_gb,
         trace=trace,
         record=record,
         dashboard=dashboard,
@@ -300,12 +306,16 @@ def link(
 def sim(
     scenario: Annotated[Path | None, typer.Option(metavar="FILE", help="What is to happen, as a TOML file.")] = None,
     random: Annotated[bool, typer.Option("--random", help="Random faults, drawn from each seed.")] = False,
-    peers: Annotated[int | None, typer.Option(help="Peers at the beginning of random runs. Default: 2 to 5.")] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(metavar="N|A..B", help="Peers at the beginning of random runs: so many, or drawn. Default: 2..5."),
+    ] = None,
     seeds: Annotated[str, typer.Option(metavar="A..B", help="One run for each.")] = "0..99",
     recording: Annotated[
         Path | None, typer.Option("--replay", metavar="FILE", help="Run an agent again that wrote this (--record).")
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps that have to become stable in each run, at least.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes that share the seeds; 0: one for each core.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the agents' protocol in virtual time, with faults, and check its promises at every event."""
@@ -315,7 +325,7 @@ def sim(
         raise ChaosError("give one of --random, --scenario FILE and --replay FILE")
     if recording is not None:
         raise typer.Exit(run_again(recording, as_json))
-    raise typer.Exit(simulate(scenario, peers, seeds, steps, as_json))
+    raise typer.Exit(simulate(scenario, peers, seeds, steps, jobs, as_json))
 
 
 @app.command("force-view", epilog=EXIT_CODES)

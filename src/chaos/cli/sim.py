@@ -3,54 +3,80 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from dataclasses import asdict
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chaos.core.errors import ChaosError
+from chaos.sim.jobs import in_order
 from chaos.sim.mix import random_run
 from chaos.sim.replay import replay
 from chaos.sim.report import Report, describe
-from chaos.sim.runs import Factory, finish, shorten
-from chaos.sim.scenario import ScenarioRun, load
+from chaos.sim.runs import Run, RunResult, finish, shorten
+from chaos.sim.scenario import Scenario, ScenarioRun, load
 
 PROGRESS_EVERY = 500
 """Runs between two lines of progress on standard error."""
+MOST_PEERS = 1000
 
 
-def parse_seeds(text: str) -> range:
-    """'A..B' (both included) or a single seed. Raises ChaosError."""
+def parse_range(option: str, text: str) -> range:
+    """'A..B' (both included) or a single number. Raises ChaosError, which names the option."""
     first, _, last = text.partition("..")
     try:
-        seeds = range(int(first), int(last or first) + 1)
+        numbers = range(int(first), int(last or first) + 1)
     except ValueError:
-        raise ChaosError(f"--seeds {text}: give a range such as 0..99") from None
-    if not seeds:
-        raise ChaosError(f"--seeds {text}: the range is empty; give the lower seed first")
-    return seeds
+        raise ChaosError(f"{option} {text}: give a number, or a range such as 3..9") from None
+    if not numbers:
+        raise ChaosError(f"{option} {text}: the range is empty; give the lower number first")
+    return numbers
 
 
-def factory(scenario: Path | None, seed: int, peers: int | None, steps: int) -> Factory:
-    """Makes the run of a seed."""
-    if scenario is None:
-        return lambda omit, limit: random_run(seed, peers, steps, omit, limit)
-    loaded = load(scenario)
-    return lambda omit, limit: ScenarioRun(loaded, seed, steps, omit, limit)
+def parse_peers(text: str) -> int | range:
+    """Raises ChaosError."""
+    few = parse_range("--peers", text)
+    if few[0] < 1 or few[-1] > MOST_PEERS:
+        raise ChaosError(f"--peers {text}: give numbers from 1 to {MOST_PEERS}")
+    return few if len(few) > 1 else few[0]
 
 
-def simulate(scenario: Path | None, peers: int | None, seeds: str, steps: int, as_json: bool) -> int:
-    """Run all seeds and print what they gave. Returns the exit code: 0 only without violations."""
-    if peers is not None and not 1 <= peers <= 1000:
-        raise ChaosError(f"--peers {peers}: give a number from 1 to 1000")
-    report, wanted = Report(), parse_seeds(seeds)
-    for seed in wanted:
-        again = factory(scenario, seed, peers, steps)
+@dataclass(frozen=True)
+class Plan:
+    """What is run with each seed."""
+
+    scenario: Scenario | None
+    """None: random faults."""
+    peers: int | range | None
+    steps: int
+
+    def __call__(self, seed: int) -> tuple[RunResult, list[str]]:
+        """The run of a seed, and what is to be said of it: nothing, or how it broke a promise."""
+
+        def again(omit: Collection[int], limit: int | None) -> Run:
+            if self.scenario is None:
+                return random_run(seed, self.peers, self.steps, omit, limit)
+            return ScenarioRun(self.scenario, seed, self.steps, omit, limit)
+
         result = finish(again((), None))
-        report.add(result)
-        if result.violation is not None:
-            print("\n".join(describe(result, shorten(result, again))), flush=True)
-        if report.runs % PROGRESS_EVERY == 0:
-            print(f"{report.runs} of {len(wanted)} runs, {len(report.violations)} violations", file=sys.stderr)
+        return result, [] if result.violation is None else describe(result, shorten(result, again))
+
+
+def simulate(scenario: Path | None, peers: str | None, seeds: str, steps: int, jobs: int, as_json: bool) -> int:
+    """Run all seeds and print what they gave. Returns the exit code: 0 only without violations."""
+    if jobs < 0:
+        raise ChaosError(f"--jobs {jobs}: give a number of processes, or 0 for one per core")
+    plan = Plan(load(scenario) if scenario else None, parse_peers(peers) if peers else None, steps)
+    report, wanted = Report(), parse_range("--seeds", seeds)
+    with closing(in_order(plan, wanted, jobs or len(os.sched_getaffinity(0)))) as results:
+        for result, said in results:
+            report.add(result)
+            if said:
+                print("\n".join(said), flush=True)
+            if report.runs % PROGRESS_EVERY == 0:
+                print(f"{report.runs} of {len(wanted)} runs, {len(report.violations)} violations", file=sys.stderr)
     if as_json:
         print(json.dumps(report.as_json()))
     else:

@@ -59,6 +59,8 @@ def picture(status: Mapping[str, Any]) -> Group:
         facts.add_row("another run", Text(f"{others}; here {status['lineage']}", style="red"))
     if status["missing_parties"]:
         facts.add_row("missing", Text(status["missing_parties"], style="yellow"))
+    if status["catch_up"]:
+        facts.add_row("catches up", status["catch_up"])
     if status["cut"]:
         facts.add_row("links cut", ", ".join(" - ".join(ends) for ends in status["cut"]))
     members = Table(box=None, pad_edge=False, header_style="dim")

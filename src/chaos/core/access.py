@@ -11,6 +11,7 @@ from chaos.core.messages import (
     Accept,
     Ack,
     Admit,
+    AskLinks,
     Decide,
     DonorReady,
     FetchResult,
@@ -53,6 +54,13 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
     match message:
         case Seal() | Goodbye() | Heartbeat() | JoinRequest():
             return True  # signed by the dead; answered, but not believed; or how a stranger comes in
+        case StepContribution():
+            return not ctx.views or ctx.takes_part(src)
+        case (
+            Ack() | FetchResult() | FinishedStep() | ResultMissing() | Probe() | ProbeReply() | WorkerDown()
+            | AskLinks() | LinkWish() | DonorReady() | SnapshotMissing() | SnapshotOffer()
+        ):  # fmt: skip
+            return ctx.takes_part(src)
         case JoinRefused():
             return not ctx.views
         case Decide():
@@ -70,15 +78,8 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return peer == src and ctx.takes_part(src)
         case Holding():
             return bool(ctx.views) and ctx.view.learner(src) is not None and ctx.takes_part(src)
-        case StepContribution():
-            return not ctx.views or ctx.takes_part(src)
         case Pause() | SnapshotPrepare() | SnapshotAt() | ShardRequest() | SnapshotRelease():
             return _may_catch_up(ctx, src)
-        case (
-            Ack() | FetchResult() | FinishedStep() | ResultMissing() | Probe() | ProbeReply() | WorkerDown()
-            | LinkWish() | DonorReady() | SnapshotMissing() | SnapshotOffer()
-        ):  # fmt: skip
-            return ctx.takes_part(src)
     return False
 
 

@@ -113,6 +113,12 @@ class ReleaseResults(Action, frozen=True):
     step: int
 
 
+class MoveResults(Action, frozen=True):
+    """Results up to and including `step` are needed by nobody but learners: they go to disk, their memory is free."""
+
+    step: int
+
+
 class HashSnapshot(Action, frozen=True):
     """Hash the snapshot the worker took, a hash per shard: `SnapshotHashed` answers."""
 
@@ -206,6 +212,7 @@ AnyAction = (
     | FetchRound
     | ServeResult
     | ReleaseResults
+    | MoveResults
     | HashSnapshot
     | ReceiveSnapshot
     | ServeShards

@@ -76,16 +76,17 @@ class Admission:
 
     def tick(self) -> None:
         worker = self._node.worker.worker
-        if self._ctx.role != Role.JOINER or worker is None or not self._ctx.linked or not self._ctx.run:
+        if self._ctx.role != Role.JOINER or worker is None or not self._ctx.linked:
             return
         if self._ctx.now < self._next_request:
             return
         self._next_request = self._ctx.now + self._ctx.config.join_retry_s
-        self._attempts += 1
+        if self._ctx.run:
+            self._attempts += 1  # whoever is asked before may be waiting for the run itself
         if self._attempts > self._ctx.config.join_attempts:
             self._node.departure.stop(REFUSED, f"the run did not admit this peer: {self._last_refusal}")
             return
-        request = JoinRequest(self._ctx.me, worker.fingerprint, worker.layout)
+        request = JoinRequest(self._ctx.me, worker.fingerprint, worker.layout, self._ctx.run)
         linked = sorted(self._ctx.linked)
         first = (self._attempts - 1) * SMALL % len(linked) if len(linked) > SMALL else 0
         self._ctx.send_all((*linked[first:], *linked[:first])[:SMALL], request)
@@ -126,6 +127,8 @@ class Admission:
     def on_refused(self, src: str, message: JoinRefused) -> None:
         if self._ctx.role != Role.JOINER:
             return
+        if message.run:
+            self._node.learn_run(message.run)
         self._last_refusal = message.reason
         self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason)
         if not message.retry:
@@ -137,6 +140,9 @@ class Admission:
     # --- the member ----------------------------------------------------------------------------------------
 
     def on_request(self, src: str, message: JoinRequest) -> None:
+        if not message.run and self._ctx.run:
+            self._ctx.send(src, JoinRefused("it did not name the run", retry=True, run=self._ctx.run))
+            return
         if not self._ctx.views or self._ctx.role == Role.JOINER:
             return
         linked = self._ctx.linked.get(src)

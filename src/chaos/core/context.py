@@ -64,7 +64,8 @@ class NodeConfig:
     """A learner that is ready waits so long for others to be so too: a view costs a round of messages, and a first step
     that waits for what the new member lacks. Little beside the seconds that a join takes."""
     retain_results: int = 32
-    """So many results are kept for learners that are behind; one that lags more takes a newer snapshot."""
+    """So many results are kept in memory for who is behind, and for learners more on disk, as far as there is room; one
+    that lags more than that takes a newer snapshot."""
     donor_wait_s: float = 1.0
     """How long a joiner waits for further donors once one is ready."""
     shard_timeout_s: float = 5.0
@@ -95,6 +96,8 @@ class Context:
     """Peers with a direct link."""
     result_slots: int = 64
     """Results for which this peer has memory."""
+    disk_slots: int = 0
+    """Further results for which it has disk."""
     now: float = 0.0
     out: list[AnyAction] = field(default_factory=list)
     loopback: list[PeerMessage] = field(default_factory=list)
@@ -102,8 +105,13 @@ class Context:
 
     @property
     def kept_results(self) -> int:
-        """Results that are kept for who is behind: half of those that there is memory for, lest the run finds none."""
+        """Results that are kept in memory for who is behind: half of what it holds, lest the run finds none."""
         return min(self.config.retain_results, self.result_slots // 2)
+
+    @property
+    def kept_for_learners(self) -> int:
+        """Results that are kept for learners, in memory or on disk."""
+        return self.kept_results + self.disk_slots
 
     @property
     def id(self) -> str:
@@ -147,8 +155,11 @@ class Context:
 
     def takes_part(self, peer: str) -> bool:
         """Whether `peer` is a member or learner of a view under which steps may still run."""
-        seated = any(view.knows(peer) for view in self.views)
-        return seated and self.is_present(peer, self.linked.get(peer))
+        linked = self.linked.get(peer)
+        for view in reversed(self.views):
+            if (info := view.member(peer) or view.learner(peer)) is not None:
+                return linked is None or info.incarnation == linked.incarnation
+        return False
 
     def emit(self, action: AnyAction) -> None:
         self.out.append(action)

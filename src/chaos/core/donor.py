@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,21 @@ class Donor:
         self._lost: dict[str, float] = {}
         """Learners that were lost in mid-transfer, and until when the snapshot is kept for their return."""
 
-    def floor(self, learner: str) -> int | None:
-        """The step of the snapshot this learner works from: it needs all later results."""
-        return self._floors.get(learner)
+    def learners_floor(self, finished: int, acks: Mapping[str, int]) -> int:
+        """Learners may still ask for results from this step on, as far as those are kept; `finished` if for none.
+
+        `acks`: the last step that each peer has said to hold. A learner needs all after its snapshot's and that.
+        """
+        oldest, floor = finished - self._ctx.kept_for_learners, finished
+        served = self.served_step()
+        if served is not None and served > oldest:
+            floor = min(floor, served)  # who joins meanwhile may take the same snapshot
+        for info in self._ctx.view.learners if self._ctx.views else ():
+            snapshot = self._floors.get(info.id)
+            if snapshot is not None and info.id != self._ctx.id:
+                behind = max(snapshot, acks.get(info.id, 0))
+                floor = min(floor, behind) if behind > oldest else floor
+        return floor
 
     def served_step(self) -> int | None:
         """The step of the snapshot that learners get here now; None if there is none."""
@@ -93,7 +106,9 @@ class Donor:
         replayable = worker is not None and not worker.by_hand
         served = self.served_step() or 0
         there = self._snapshot is not None and self._snapshot.hashed
-        fresh = served > steps.finished - self._ctx.kept_results // 2
+        mine = self._snapshot is not None and src in self._snapshot.users  # it comes back, and has shards of it
+        kept = self._ctx.kept_for_learners if mine else self._ctx.kept_results // 2
+        fresh = served > steps.finished - kept
         self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if there and fresh else 0))
 
     def on_prepared(self) -> None:
@@ -231,13 +246,14 @@ class Donor:
         shards = tuple(s for s in message.shards if s < len(current.hashes))
         self._ctx.emit(ServeShards(src, message.step, shards, message.afresh))
 
-    def release(self, user: str, step: int) -> None:
+    def release(self, user: str, step: int | None) -> None:
+        """`user` needs the snapshot of this step no more; None: whichever it is."""
         current = self._snapshot
-        if current is not None and current.step == step and user in current.users:
+        if current is not None and step in (None, current.step) and user in current.users:
             current.users.remove(user)
             if not current.users:
                 self._snapshot = None
-                self._node.worker.need_no_snapshot(step)
+                self._node.worker.need_no_snapshot(current.step)
                 self._ctx.emit(ReleaseSnapshot(received=False))
 
     def on_missed(self, step: int, applied: int) -> None:
@@ -266,7 +282,7 @@ class Donor:
         self._lost = {user: until for user, until in self._lost.items() if user not in learners}
         if current is None:
             return
-        stale = current.step <= self._node.steps.finished - self._ctx.kept_results
+        stale = current.step <= self._node.steps.finished - self._ctx.kept_for_learners
         for user in [u for u in current.users if u != CHECKPOINT and u not in learners]:
             if stale or not current.hashed or self._lost.get(user, 0.0) <= self._ctx.now:
                 self._lost.pop(user, None)

@@ -53,9 +53,27 @@ class WorkerDied(Event, frozen=True):
 
 
 class ResultMemory(Event, frozen=True):
-    """There is memory for so many results. Comes before the `Register` of the first worker."""
+    """There is memory for so many results. Comes before the `Register` of the first worker.
+
+    `on_disk`: so many more may lie on disk. Comes again where that changes, as the disk is full or broken.
+    """
 
     slots: int
+    on_disk: int = 0
+
+
+class ResultDropped(Event, frozen=True):
+    """This learner has no room for the result of `step`, in memory or on disk: what came of it was not kept."""
+
+    step: int
+    reason: str
+
+
+class ResultUnsent(Event, frozen=True):
+    """`dst` asked for the result of `step`, which was let go before all of it was sent."""
+
+    dst: str
+    step: int
 
 
 class WordsFound(Event, frozen=True):
@@ -146,6 +164,8 @@ AnyEvent = (
     | WorkerSaid
     | WorkerDied
     | ResultMemory
+    | ResultDropped
+    | ResultUnsent
     | WordsFound
     | RoundComplete
     | ShardStored

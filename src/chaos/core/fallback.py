@@ -28,21 +28,35 @@ class JoinMeter:
 
     def decide(self, now: float, newest: int, result_bytes: int, queue_results: int) -> CatchUp | None:
         """Whether to replay once more or to have the members wait; None while nothing was lost or measured."""
-        if self.losses == 0 or not self.state_bytes or not self.fetch_s or self.first is None:
+        if self.losses == 0 or not self.fetch_s:
+            return None
+        rate = self.state_bytes / self.fetch_s
+        obstacle = "" if self.losses < LOSSES else f"results ran away {self.losses} times before they were applied"
+        return self._choose(now, newest, result_bytes, queue_results, rate, obstacle)
+
+    def foresee(self, now: float, newest: int, result_bytes: int, queue_results: int, rate: float) -> CatchUp | None:
+        """What is to be expected of a transfer that brings `rate` B/s of state now; None while too little is known."""
+        return self._choose(now, newest, result_bytes, queue_results, rate, "") if rate > 0 else None
+
+    def _choose(
+        self, now: float, newest: int, result_bytes: int, queue_results: int, rate: float, obstacle: str
+    ) -> CatchUp | None:
+        if not self.state_bytes or self.first is None:
             return None
         began, step = self.first
         if newest <= step or now <= began or not result_bytes:
             return None
         step_s = (now - began) / (newest - step)
-        rate = self.state_bytes / self.fetch_s + result_bytes / step_s
-        costs = JoinCosts(
-            state_bytes=self.state_bytes,
-            result_bytes=result_bytes,
-            step_s=step_s,
-            downlink=rate,
-            donors_bandwidth=rate,
-            queue_bytes=queue_results * result_bytes,
-            replay_s=0.0,
-            obstacle="" if self.losses < LOSSES else f"results ran away {self.losses} times before they were applied",
+        link = rate + result_bytes / step_s
+        return choose(
+            JoinCosts(
+                state_bytes=self.state_bytes,
+                result_bytes=result_bytes,
+                step_s=step_s,
+                downlink=link,
+                donors_bandwidth=link,
+                queue_bytes=queue_results * result_bytes,
+                replay_s=0.0,
+                obstacle=obstacle,
+            )
         )
-        return choose(costs)

@@ -11,6 +11,7 @@ from chaos.core.messages import (
     Accept,
     Ack,
     Admit,
+    AskLinks,
     Decide,
     DonorReady,
     FetchResult,
@@ -64,6 +65,8 @@ def receive(node: Node, src: str, message: PeerMessage) -> None:
             node.steps.on_ack(src, message)
         case Heartbeat():
             node.liveness.on_heartbeat(src, message)
+        case AskLinks():
+            node.liveness.links_said.ask(src)
         case Prepare():
             node.views.on_prepare(src, message)
         case Promise():

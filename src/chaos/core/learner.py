@@ -6,13 +6,12 @@ snapshot missed) leads back to an earlier phase; nothing verified is fetched twi
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards, Tell
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
 from chaos.core.errors import RemoteProtocolError
@@ -31,6 +30,7 @@ from chaos.core.messages import (
     SnapshotPrepare,
     SnapshotRelease,
 )
+from chaos.core.offers import flaw
 from chaos.core.types import StateManifest
 from chaos.core.watch import watchers
 from chaos.core.worker_messages import SnapshotTaken
@@ -38,36 +38,12 @@ from chaos.planning.shards import shard_size
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
-    from chaos.core.worker_desk import Worker
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
+FORESEE_S = 1.0
+"""So long after a transfer began its rate is known well enough to say how it will go."""
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
-
-
-STATE_FACTOR, STATE_SLACK = 64, 64 * 2**20
-"""An offered state is at most so many times as large as this worker's tensors, plus so many bytes. Adam's is 3 to 7
-times. Frozen tensors count too: what is trained may be a thousandth of the model."""
-WIDEST = 8
-"""Bytes of the widest dtype."""
-
-
-def own_bytes(worker: Worker) -> int:
-    """Bytes of this worker's model and extras, at most."""
-    tensors = (*worker.fingerprint.tensors, *worker.fingerprint.extras)
-    return WIDEST * sum(math.prod(tensor.shape) for tensor in tensors) + worker.layout.nbytes
-
-
-def flaw(offer: SnapshotOffer, model_bytes: int) -> str:
-    """Why an offer can't be that of an honest donor, so that no memory is made for it; '' if it can."""
-    nbytes = offer.manifest.nbytes
-    if offer.manifest.step != offer.step:
-        return f"a snapshot of step {offer.step} whose manifest is of step {offer.manifest.step}"
-    if nbytes > len(offer.hashes) * offer.shard_bytes:
-        return f"a snapshot of {nbytes} bytes with {len(offer.hashes)} hashes of {offer.shard_bytes} bytes each"
-    if nbytes > STATE_FACTOR * model_bytes + STATE_SLACK:
-        return f"a snapshot of {nbytes} bytes for a model of {model_bytes} bytes"
-    return ""
 
 
 class Phase(StrEnum):
@@ -91,6 +67,10 @@ class Learner:
         self._meter = JoinMeter()
         self._late = False
         self._paused_until = 0.0
+        self.course = ""
+        """How this peer catches up, in words of the cost model; '' while too little is measured."""
+        self._dropping = False
+        """It was said that there is no room for results."""
         self.corrupt: dict[str, int] = {}
         """Corrupt shards by the donor that sent them."""
         self._clients: dict[str, int] = {}
@@ -135,8 +115,11 @@ class Learner:
         if self._ctx.role == Role.LEARNER:
             if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
                 self.begin("a learner now")
-            for donor in [d for d in dict.fromkeys((*self._donors, *self._ready)) if not self._ctx.takes_part(d)]:
-                self.on_donor_lost(donor, "it is not in the view any more")
+            donors, view = self._donors, self._ctx.view
+            lost = [d for d in donors if not self._ctx.takes_part(d)]
+            lost += [d for d in self._ready if d not in donors and view.member(d) is None]
+            for donor in lost:
+                self.on_donor_lost(donor, "the view has no such member any more")
         elif self.phase != Phase.IDLE:
             self._ctx.emit(ReleaseSnapshot(received=True))
             self.reset()
@@ -150,24 +133,41 @@ class Learner:
         """This peer is no learner any more, and no member either."""
         self._clear()
         self.phase, self._attempts = Phase.IDLE, 0
-        self._meter, self._late = JoinMeter(), False
+        self._meter, self._late, self._dropping, self.course = JoinMeter(), False, False, ""
 
     def lost_track(self, reason: str) -> None:
         """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
         self._meter.losses += 1
-        worker, limit = self._node.worker.worker, self._ctx.kept_results
+        worker, limit = self._node.worker.worker, self._ctx.kept_for_learners
         result_bytes = worker.layout.nbytes if worker is not None else 0
         decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
         self._late = False
+        self._ctx.emit(Tell(f"this peer can't keep up: {reason}" + (f"; {decision.reason}" if decision else "")))
         if decision is not None and decision.mode == "late":
             self._ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
         elif decision is not None:
             self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
         self.restart(reason)
 
+    def on_dropped(self, step: int, reason: str) -> None:
+        """No room for results: they are fetched once those before them are applied, if they are still kept then."""
+        if self._ctx.role == Role.LEARNER and not self._dropping:
+            self._dropping = True
+            self._ctx.trace("results_dropped", step=step, reason=reason)
+            self._ctx.emit(Tell(f"this peer falls behind: {reason}; later results are fetched once these are applied"))
+
+    def _foresee(self, fetch: Fetch) -> None:
+        """Say what is to be expected of replaying, which is tried first; only if it fails the members are to wait."""
+        worker, self._meter.state_bytes = self._node.worker.worker, fetch.offer.manifest.nbytes
+        result_bytes, queue = worker.layout.nbytes if worker is not None else 0, self._ctx.kept_for_learners
+        found = self._meter.foresee(self._ctx.now, self._newest(), result_bytes, queue, fetch.rate())
+        if found is not None:
+            self.course = found.reason if found.mode == "replay" else f"tried first, but it may fail: {found.reason}"
+            self._ctx.trace("catch_up_mode", mode="replay", reason=self.course)
+
     def _ask_for_pause(self, seconds: float, reason: str) -> None:
         """Have the members wait for a late snapshot."""
-        self._late, self._paused_until = True, self._ctx.now + seconds
+        self._late, self._paused_until, self.course = True, self._ctx.now + seconds, reason
         self._ctx.trace("catch_up_mode", mode="late", reason=reason)
         self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
 
@@ -207,6 +207,8 @@ class Learner:
         elif self.phase == Phase.FETCH and self._fetch is not None:
             for donor in self._fetch.tick():
                 self.on_donor_lost(donor, "nothing comes from it")
+            if not self.course and not self._late and now - self._since > FORESEE_S:
+                self._foresee(self._fetch)
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
@@ -259,6 +261,15 @@ class Learner:
         self._enter(Phase.OFFER)
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
+        self._let_go(set(self._ctx.view.member_ids()))
+
+    def _let_go(self, members: set[str]) -> None:
+        """Say to those of them who are no donors of this peer now that they aren't: a lost link may have swallowed it.
+
+        Each has room for one snapshot, and serves nobody else while it takes that to be in use.
+        """
+        others = sorted(members.intersection(self._ctx.view.member_ids()) - {*self._ready, self._verify_donor})
+        self._ctx.send_all(others, SnapshotRelease(None))
 
     def _shared_step(self) -> int:
         """The snapshot that most donors serve to other learners already; 0 if none does, or it did not work before."""
@@ -333,7 +344,7 @@ class Learner:
 
     def _accept_offer(self, offer: SnapshotOffer) -> None:
         worker = self._node.worker.known
-        if reason := flaw(offer, own_bytes(worker) if worker is not None else 0):
+        if reason := flaw(offer, worker):
             raise RemoteProtocolError(reason)
         self._offer = offer
         steps = self._node.steps
@@ -386,6 +397,8 @@ class Learner:
                 self._fetch.way_found(peer)
             else:
                 self._fetch.link_lost(peer)
+        if up and self.phase not in (Phase.IDLE, Phase.PREPARE):
+            self._let_go({peer})
 
     def on_held(self, event: ShardsHeld) -> None:
         """What this host has of the snapshot need not be fetched."""
@@ -464,7 +477,8 @@ class Learner:
         worker = self._node.worker.worker
         if worker is None or worker.applied is None or worker.loading:
             return
-        if worker.applied >= self._node.steps.finished - 1:
+        steps = self._node.steps
+        if worker.applied >= steps.finished - 1 and not steps.lacks_dropped():
             self._start_verify()
 
     def _start_verify(self) -> None:

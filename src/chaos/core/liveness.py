@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from chaos.core.actions import Connect, Disconnect, StopSeal, TrySeal
 from chaos.core.context import Context, Role
 from chaos.core.detector import Detector
-from chaos.core.messages import Decide, Heartbeat, Probe, ProbeReply
+from chaos.core.links_said import LinksSaid, complete, has
+from chaos.core.messages import AskLinks, Decide, Heartbeat, Probe, ProbeReply
 from chaos.core.types import PeerInfo, View
 from chaos.core.watch import is_small, watchers
 
@@ -48,6 +51,7 @@ class Liveness:
         """Linked peers that say they have no link to me, and since when: what I send them this way is lost."""
         self.neighbours: dict[str, tuple[str, ...]] = {}
         """What each peer last said of its own links."""
+        self.links_said = LinksSaid()
         self.topology = 0
         """Goes up whenever `neighbours` changes: ways through the overlay may be others then."""
         self.progress: dict[str, Heartbeat] = {}
@@ -70,10 +74,16 @@ class Liveness:
                 self._conclude(peer, "others hear it, but nothing comes here" if heard else "nobody hears it")
 
     def _heartbeat(self) -> None:
-        steps = self._node.steps
-        links = tuple(sorted(self._ctx.linked))
-        beat = Heartbeat(self._ctx.view.lineage, self._ctx.view.id, steps.finished, steps.running, links)
-        self._ctx.send_all(self._audience(links), beat)
+        steps, view = self._node.steps, self._ctx.view
+        name, links, news = self.links_said.update(self._ctx.linked)
+        beat = Heartbeat(view.lineage, view.id, steps.finished, steps.running, name, links)
+        audience, askers = self._audience(links), self.links_said.take_askers()
+        if news or is_small(view):
+            self._ctx.send_all(audience, beat)
+        else:
+            lacking = [peer for peer in audience if peer in askers or not view.knows(peer)]
+            self._ctx.send_all(lacking, beat)
+            self._ctx.send_all((peer for peer in audience if peer not in lacking), replace(beat, links=None))
         for peer in sorted(self._doubts.keys() - self._concluded):  # a question or its answer may have gone astray
             if self._doubts[peer] < math.inf:
                 self._ctx.send_all(self._witnesses(peer), Probe(peer))
@@ -88,7 +98,7 @@ class Liveness:
         if is_small(view) or view.position(self._ctx.id) is None:
             return [*(p.id for p in view.everybody()), *links]
         proposers = view.member_ids()[:PROPOSERS] if self._ctx.role == Role.LEARNER else ()
-        return [*watchers(view, self._ctx.id), *proposers, *(p for p in links if not view.knows(p))]
+        return [*watchers(view, self._ctx.id), *proposers, *view.strangers(links)]
 
     # --- evidence ------------------------------------------------------------------------------------------
 
@@ -118,10 +128,13 @@ class Liveness:
             return
         if self._ctx.takes_part(src):
             self.heard(src)
-            self._learn_links(src, message.links)
-            self._compare_ends(src, message.links)
-            self.progress[src] = message
-        elif self._node.pause.reason and src in self._ctx.linked:
+            self.progress[src] = beat = complete(message, self.progress.get(src))
+            if beat.links is None:
+                self._ctx.send(src, AskLinks())
+            else:
+                self._learn_links(src, beat.links)
+                self._compare_ends(src, beat.links)
+        elif message.links is not None and self._node.pause.reason and src in self._ctx.linked:
             self._learn_links(src, message.links)  # those that this peer knows may have to be reached by way of others
         if message.view_id < view.id and self._is_due(view):
             self._ctx.send(src, Decide(view))
@@ -132,13 +145,13 @@ class Liveness:
         return is_small(view) or self._ctx.now - self._installed_at >= self._ctx.config.detector.heartbeat_s
 
     def _learn_links(self, peer: str, links: tuple[str, ...]) -> None:
-        if self.neighbours.get(peer) != links:
+        if (known := self.neighbours.get(peer)) is not links and known != links:
             self.neighbours[peer] = links
             self.topology += 1
 
     def _compare_ends(self, peer: str, links: tuple[str, ...]) -> None:
         """An end that heard nothing has given the link up; here it stands, and others relay what that peer says."""
-        if peer not in self._ctx.linked or self._ctx.id in links:
+        if peer not in self._ctx.linked or has(links, self._ctx.id):
             self._one_sided.pop(peer, None)
             return
         since = self._one_sided.setdefault(peer, self._ctx.now)
@@ -267,7 +280,8 @@ class Liveness:
     def _should_hear(self, other: str, peer: str) -> bool:
         """Whether `other` last said that it has a link to `peer`. Of a direct neighbour that said nothing, yes."""
         beat = self.progress.get(other)
-        return other in self._ctx.linked if beat is None else peer in beat.links
+        links = None if beat is None else beat.links
+        return other in self._ctx.linked if links is None else has(links, peer)
 
     def hears(self, peer: str) -> bool:
         return peer in self._ctx.linked and peer not in self._doubts

@@ -151,8 +151,15 @@ class Heartbeat(Message, frozen=True):
     finished: Count
     running: bool
     """The round of `finished + 1` is open."""
-    links: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)]
-    """Peers this one has a direct link with: the overlay, as others route through it."""
+    listed: Annotated[bytes, Meta(min_length=8, max_length=8)]
+    """Names the sender's list of links: XXH3-64 of it, see `core.links_said`."""
+    links: Annotated[tuple[PeerIdField, ...], Meta(max_length=1024)] | None
+    """Peers this one has a direct link with, in ascending order: the overlay, as others route through it. None: those
+    that were said before under this name; who does not know them says `AskLinks`."""
+
+
+class AskLinks(Message, frozen=True):
+    """The sender lacks the list of links that the receiver's heartbeats name: the next one is to have it in full."""
 
 
 class Probe(Message, frozen=True):
@@ -172,6 +179,8 @@ class JoinRequest(Message, frozen=True):
     info: PeerInfo
     fingerprint: Fingerprint
     layout: Layout
+    run: Annotated[str, Meta(max_length=64)]
+    """The run that it wants to join; empty if whom it is linked with knew of none yet when the link was made."""
 
 
 class JoinRefused(Message, frozen=True):
@@ -180,6 +189,8 @@ class JoinRefused(Message, frozen=True):
     """True: the cause may pass by itself (an older incarnation is not yet known to be dead)."""
     wait_s: Annotated[float, Meta(ge=0.0, le=300.0)] = 0.0
     """Seconds after which asking again makes sense: the joiner was lost too often lately."""
+    run: Annotated[str, Meta(max_length=64)] = ""
+    """The run, for who asked without naming one."""
 
 
 class Admit(Message, frozen=True):
@@ -333,9 +344,9 @@ class Holding(Message, frozen=True):
 
 
 class SnapshotRelease(Message, frozen=True):
-    """The learner needs the snapshot of `step` no more."""
+    """The learner needs the snapshot of `step` no more; None: none that the member may hold for it."""
 
-    step: Count
+    step: Count | None
 
 
 PeerMessage = (
@@ -350,6 +361,7 @@ PeerMessage = (
     | Seal
     | Goodbye
     | Heartbeat
+    | AskLinks
     | Probe
     | ProbeReply
     | JoinRequest

@@ -30,7 +30,9 @@ from chaos.core.events import (
     LinkWanted,
     PathChanged,
     Received,
+    ResultDropped,
     ResultMemory,
+    ResultUnsent,
     RoundComplete,
     ShardsHeld,
     ShardStored,
@@ -48,6 +50,7 @@ from chaos.core.lineage import CommittedStep, first_head
 from chaos.core.liveness import Liveness
 from chaos.core.messages import (
     Decide,
+    ResultMissing,
     Seal,
     Sealed,
     WorkerDown,
@@ -152,20 +155,22 @@ class Node:
 
     def _settle(self) -> None:
         """Messages to myself, and what follows from the new state."""
-        while self.stopped is None:
-            while self.ctx.loopback and self.stopped is None:
-                receive(self, self.ctx.id, self.ctx.loopback.pop(0))
-            self._renew_learner()
-            self.departure.check()
-            if self.stopped is None and self.ctx.views:
+        ctx, departure = self.ctx, self.departure
+        while departure.stopped is None:
+            while ctx.loopback and departure.stopped is None:
+                receive(self, ctx.id, ctx.loopback.pop(0))
+            if self._learner_differs:
+                self._renew_learner()
+            departure.check()
+            if departure.stopped is None and ctx.views:
                 self.views.tick()
-            if not self.ctx.loopback:
+            if not ctx.loopback:
                 return
 
     def _renew_learner(self) -> None:
         """A learner whose lineage is not the members' takes a new snapshot, and is no candidate meanwhile."""
-        differs, self._learner_differs = self._learner_differs, False
-        if differs and self.ctx.role == Role.LEARNER:
+        self._learner_differs = False
+        if self.ctx.role == Role.LEARNER:
             reason = "its state differs from that of the members"
             self.ctx.send_all(self.ctx.view.member_ids(), WorkerDown(reason))
             self.steps.reset()
@@ -189,8 +194,13 @@ class Node:
                 self._from_worker(message)
             case WorkerDied(reason):
                 self._worker_died(reason)
-            case ResultMemory(slots):
-                self.ctx.result_slots = slots
+            case ResultMemory(slots, on_disk):
+                self.ctx.result_slots, self.ctx.disk_slots = slots, on_disk
+            case ResultUnsent(dst, step):
+                self.ctx.send(dst, ResultMissing(step))
+            case ResultDropped(step, reason):
+                self.steps.on_dropped(step)
+                self.learner.on_dropped(step, reason)
             case RoundComplete():
                 self.steps.on_round_complete(event)
             case LinkUp(info, run):
@@ -241,11 +251,16 @@ class Node:
 
     # --- links ---------------------------------------------------------------------------------------------
 
+    def learn_run(self, run: str) -> None:
+        """A peer that this one is linked with says which run this is."""
+        if not self.ctx.run:
+            self.ctx.run = run
+            self._begin()
+
     def _link_up(self, info: PeerInfo, run: str) -> None:
         ctx = self.ctx
-        if not ctx.run and run:
-            ctx.run = run
-            self._begin()
+        if run:
+            self.learn_run(run)
         ctx.linked[info.id] = info
         ctx.trace("link_up", peer=info.name, party=info.party[:16])
         self.liveness.on_link_up(info)

@@ -94,7 +94,10 @@ class Overlay:
         return next((m for m in self._ctx.view.member_ids() if m not in suspects), "") == self._ctx.id
 
     def _look(self) -> None:
-        said = {peer: beat.links for peer, beat in self._node.liveness.progress.items()}
+        if len(self._ctx.view.members) > MOST_PLANNED:
+            self._missing.clear()
+            return
+        said = {peer: beat.links for peer, beat in self._node.liveness.progress.items() if beat.links is not None}
         said[self._ctx.id] = tuple(self._ctx.linked)
         present = {info.id for info in self._ctx.view.everybody()}
         missing = {pair(a, b) for a in said.keys() & present for b in present.difference(said[a]) if a != b}

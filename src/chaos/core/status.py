@@ -28,6 +28,7 @@ def describe(node: Node) -> dict[str, Any]:
         "missing_parties": node.attendance.summary(),
         "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
+        "catch_up": node.learner.course,
         "corrupt_shards": {ctx.name(peer): count for peer, count in node.learner.corrupt.items()},
         "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
@@ -40,7 +41,7 @@ def _peer(node: Node, info: PeerInfo, role: str) -> dict[str, Any]:
     beat = node.liveness.progress.get(info.id)
     me = info.id == ctx.id
     tally = node.stragglers.tallies.get(info.id)
-    links = sorted(ctx.linked) if me else beat.links if beat else ()
+    links = sorted(ctx.linked) if me else (beat.links or ()) if beat else ()
     view = ctx.view
     shares, rank = view.root_shares(), next((i for i, m in enumerate(view.members) if m.id == info.id), None)
     return {

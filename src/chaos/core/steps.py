@@ -11,6 +11,7 @@ from chaos.core.actions import (
     ContributionKnown,
     FetchRound,
     Finish,
+    MoveResults,
     OpenRound,
     ReleaseResults,
     SendContribution,
@@ -57,6 +58,8 @@ class Round:
     """The member that was asked for its finished result."""
     mark: int = 0
     """The view id that its frames bear."""
+    dropped: bool = False
+    """There was no room for its bytes: they are fetched once there is."""
     fetched: FinishedStep | None = None
     """What it answered, apart from the bytes."""
 
@@ -81,6 +84,8 @@ class Steps:
         self._own: dict[int, Contribution] = {}
         self._stash: dict[str, list[StepContribution]] = {}
         self._released = 0
+        self._moved = 0
+        """Results before this step lie on disk, as far as they are kept."""
         self._pauses: dict[str, float] = {}
         """Learners for whose snapshot no further round is opened, and until when."""
         self._early: dict[str, dict[int, bytes]] = {}
@@ -145,7 +150,7 @@ class Steps:
 
         `views`: those that govern the steps since, as the donor knows them.
         """
-        self.finished = self.opened = self.stable = self._released = step
+        self.finished = self.opened = self.stable = self._released = self._moved = step
         self.head, self.data = head, data
         self.history.clear()
         self.slots.clear()
@@ -215,8 +220,22 @@ class Steps:
             holders = [p for p, finished in ahead.items() if finished >= step]
             current = self._rounds.get(step)
             told = current.contributions if current is not None else {}
-            if self.head and any(p not in told for p in holders) and (current is None or not current.fetching):
+            dropped = current is not None and current.dropped
+            if current is not None and (current.fetching or (dropped and not self._node.worker.has_room(step))):
+                continue
+            if self.head and (dropped or any(p not in told for p in holders)):
                 self._fetch(step, holders[step % len(holders)])
+
+    def on_dropped(self, step: int) -> None:
+        """There was no room for the bytes of this step."""
+        view = self._ctx.view_for(step)
+        if view is not None and step > self.finished:
+            current = self._rounds.setdefault(step, Round(view))
+            current.dropped, current.fetching, current.fetched = True, "", None
+
+    def lacks_dropped(self) -> bool:
+        """Whether results are still to be fetched for which there was no room."""
+        return any(current.dropped for current in self._rounds.values())
 
     def _fetch(self, step: int, source: str) -> None:
         governing = self._ctx.view_for(step)
@@ -224,7 +243,7 @@ class Steps:
             self._node.lost_track(f"no view is known under which step {step} ran")
             return
         current = self._rounds.setdefault(step, Round(governing))
-        current.fetching, current.fetched, current.complete = source, None, None
+        current.fetching, current.fetched, current.complete, current.dropped = source, None, None, False
         current.mark = self._ctx.view.id
         self._ctx.emit(FetchRound(self._ctx.view.id, step))
         self._ctx.send(source, FetchResult(step, self._ctx.view.id))
@@ -249,7 +268,7 @@ class Steps:
         """Forget where the run stands: this peer was left behind and will take a snapshot."""
         self.head, self.data = b"", DataState()
         self._ctx.past = ()
-        self.finished = self.opened = self.stable = self._released = self._owed = 0
+        self.finished = self.opened = self.stable = self._released = self._moved = self._owed = 0
         self._gate, self._frozen = None, False
         for kept in (self.history, self.slots, self._rounds, self._own, self._acks, self._stash, self._early):
             kept.clear()
@@ -291,7 +310,9 @@ class Steps:
         """
         step, progress = self.finished + 1, self._node.liveness.progress
         current = self._rounds.get(step)
-        if not self.head or self._ctx.role == Role.JOINER or (current is not None and current.fetched is not None):
+        if not self.head or self._ctx.role == Role.JOINER:
+            return
+        if current is not None and (current.fetched is not None or current.dropped):
             return
         comes = current is not None and not current.fetching and self._all_contributed(current)
         if self._still < (STILL_COMING if comes else STILL_UNKNOWN):
@@ -447,7 +468,7 @@ class Steps:
     def on_result_missing(self, src: str, message: ResultMissing) -> None:
         """A learner takes a newer snapshot; so does a member, once all that are ahead and alive have refused."""
         current = self._rounds.get(message.step)
-        if current is None or current.fetching != src or current.fetched is not None:
+        if current is None or current.fetching != src or current.complete is not None:
             return
         self._sources.discard(src)
         others = {p.id for p in self._ctx.view.everybody() if p.id in self._sources}
@@ -540,17 +561,10 @@ class Steps:
         self.release()
 
     def release(self) -> None:
-        """Forget results that no member, learner or own worker can ask for any more."""
-        keep = min(self.stable, self.finished, self._node.worker.applied_floor(self.finished))
-        served = self._node.donor.served_step()
-        if served is not None and served > self.finished - self._ctx.kept_results:
-            keep = min(keep, served)  # who joins meanwhile may take the same snapshot
-        for info in self._ctx.view.learners if self._ctx.views else ():
-            behind = self._node.donor.floor(info.id)
-            if behind is not None and info.id != self._ctx.id:
-                behind = max(behind, self._acks.get(info.id, 0))
-                if behind > self.finished - self._ctx.kept_results:
-                    keep = min(keep, behind)
+        """Forget results that no member, learner or own worker can ask for any more; what only learners may ask for
+        lies on disk, but for the last ones."""
+        here = min(self.stable, self.finished, self._node.worker.applied_floor(self.finished))
+        keep = min(here, self._node.donor.learners_floor(self.finished, self._acks))
         if keep > self._released:
             self._released = keep
             for step in [s for s in self.history if s < keep]:
@@ -558,6 +572,10 @@ class Steps:
                 self.slots.pop(step, None)
             self._prune_views()
             self._ctx.emit(ReleaseResults(keep - 1))
+        move = min(here, self.finished - self._ctx.kept_results)
+        if move > max(self._moved, keep):
+            self._moved = move
+            self._ctx.emit(MoveResults(move - 1))
 
     def _open_next(self) -> None:
         step = self.finished + 1

@@ -138,7 +138,7 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
     ]
     learners = tuple(kept) + tuple(p for p in admitted if p.id not in member_ids)
     first_step = max(base.first_step, *(report.opened + 1 for report in reports.values()))
-    return View(
+    view = View(
         lineage=base.lineage,
         id=base.id + 1,
         members=members,
@@ -153,6 +153,18 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         cut=wishes.cut(base),
         straggler_limit_s=base.straggler_limit_s,
     )
+    return replace(view, cut=_without_isolating(base, view))
+
+
+def _without_isolating(base: View, view: View) -> tuple[tuple[str, str], ...]:
+    """`view.cut` without the cuts of a newcomer that has none but cut links to those who were there before.
+
+    It was there once, and came back over one of these links: cut off at once, it would be lost and let in for ever.
+    """
+    new = {p.id for p in view.everybody() if not base.knows(p.id)}
+    old = [p.id for p in view.everybody() if p.id not in new]
+    isolated = {peer for peer in new if all(view.is_cut(peer, other) for other in old)}
+    return tuple(ends for ends in view.cut if isolated.isdisjoint(ends))
 
 
 def _planned_reason(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, NewType
 
@@ -20,7 +21,7 @@ MAX_SEATS = 1024
 """Members and learners of a view together, at most."""
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -140,6 +141,10 @@ class View(Record, frozen=True, dict=True):
     def knows(self, peer: str) -> bool:
         """Whether this peer is a member or learner."""
         return peer in self._members or peer in self._learners
+
+    def strangers(self, peers: Iterable[str]) -> list[str]:
+        """Those of `peers` that are neither, in ascending order."""
+        return sorted(set(peers) - self._positions.keys())
 
     def is_cut(self, a: str, b: str) -> bool:
         """Whether there is to be no link between these two."""

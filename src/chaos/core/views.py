@@ -107,7 +107,9 @@ class Views:
         wishes = self._ctx.wishes
         if self._failed() or self._node.steps.abandoned:
             return "failure"
-        if wishes.admit or wishes.lost_learners or self._promotable() or self.releasing():
+        if wishes.admit or wishes.lost_learners:
+            return "planned"
+        if (wishes.ready and self._promotable()) or (wishes.leaving and self.releasing()):
             return "planned"
         if wishes.links or wishes.shares is not None:
             return "planned"

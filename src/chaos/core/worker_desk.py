@@ -248,6 +248,12 @@ class WorkerDesk:
             return min(self.worker.holds, compared)  # if it differs, it goes back there
         return finished if self.worker.behind else self.worker.holds
 
+    def has_room(self, step: int) -> bool:
+        """Whether results are read here, and that of `step` is among the next for which there is memory."""
+        worker = self.worker
+        reads = worker is not None and worker.applied is not None and not worker.loading
+        return reads and worker is not None and step <= worker.holds + self._ctx.kept_results
+
     def pump(self) -> None:
         """While the worker waits at a boundary: commits in order, then the signal to go on."""
         if self._welcome_due is not None:

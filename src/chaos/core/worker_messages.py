@@ -107,7 +107,7 @@ class Boundary(ToAgent, frozen=True):
 
 
 class Applied(ToAgent, frozen=True):
-    """A learner's worker, which may wait at its boundary for long, has read and applied the result of `step`."""
+    """A worker that catches up, which may wait at its boundary for long, has read and applied the result of `step`."""
 
     step: Count
 
@@ -168,10 +168,11 @@ class Failed(ToAgent, frozen=True):
 
 
 class Welcome(ToWorker, frozen=True):
-    """Answer to `Register`. Two descriptors come with it: the contribution buffer and the result ring.
+    """Answer to `Register`. Descriptors come with it: the contribution buffer, the result ring, its rest on disk.
 
     Contribution buffer: `layout.nbytes`, writable. Result ring: `slots` times `slot_stride` bytes, of
-    which a slot's first `layout.nbytes` are a result; the worker maps it read-only.
+    which a slot's first `layout.nbytes` are a result; the worker maps it read-only. The slots from number `slots`
+    on lie in the third, `disk_slots` of them; where there are none it does not come.
     """
 
     peer: PeerIdField
@@ -184,6 +185,7 @@ class Welcome(ToWorker, frozen=True):
     """This worker's own initial state is the run's state at step `step` (0 unless resumed)."""
     step: Count
     data: DataState
+    disk_slots: Count = 0
 
 
 class Declined(ToWorker, frozen=True):

@@ -24,6 +24,13 @@ CAUSES = {
 }
 
 
+MODES = {
+    "replay": "a snapshot and all results since",
+    "late": "a late snapshot, for which the members wait",
+    "ranges": "ranges",
+}
+
+
 def sentence(line: Line) -> str:
     """What one line says; of a kind that has no words of its own, its fields."""
     make = _WORDS.get(line["kind"])
@@ -100,6 +107,9 @@ _WORDS: dict[str, Callable[[Line], str]] = {
     "worker_died": lambda line: f"its worker died: {line['reason']}",
     "leave": lambda line: f"wants to leave ({line['reason']})",
     "stop": lambda line: f"ends with code {line['code']}: {line['reason']}",
+    "catch_up_mode": lambda line: f"catches up by {MODES[line['mode']]}: {line['reason']}",
+    "results_dropped": lambda line: f"has no room for results from step {line['step']} on: {line['reason']}",
+    "results_on_disk": lambda line: f"{line['bytes'] / 1e6:.0f} of {line['most'] / 1e6:.0f} MB of results wait on disk",
     "learner": lambda line: f"catching up: {line['phase']}",
     "catch_up": lambda line: f"catches up: {line['reason']}",
     "digests_equal": lambda line: f"its state of step {line['step']} equals that of {line['about']}",

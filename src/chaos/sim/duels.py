@@ -21,8 +21,8 @@ class DuelRun(DrawnRun):
         return "duel"
 
     @staticmethod
-    def few() -> tuple[int, int]:
-        return 3, 6
+    def few() -> range:
+        return range(3, 6)
 
     def _set_up(self, random: Random) -> Schedule:
         network = self.world.network

@@ -13,7 +13,7 @@ DUELS = 4
 
 def random_run(
     seed: int,
-    peers: int | None = None,
+    peers: int | range | None = None,
     steps: int = 0,
     omit: Collection[int] = (),
     limit: int | None = None,

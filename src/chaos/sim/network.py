@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -84,16 +85,17 @@ class Network:
 
     def _delay(self, src: str, dst: str, channel: str) -> float:
         """One way, with jitter; each channel of a link is first in, first out."""
-        late = 10 if self.hiccups and self._random.random() < self.hiccups else 1
-        arrival = self._heap.now + self.latency * self._random.uniform(0.5, 2.0) * late
+        now, chance = self._heap.now, self._random.random
+        late = 10 if self.hiccups and chance() < self.hiccups else 1
+        arrival = now + self.latency * (0.5 + 1.5 * chance()) * late
         if self._spikes:
             extra, until = self._spikes.get((src, dst), (0.0, 0.0))
-            if self._heap.now < until:
-                arrival += extra * self._random.random()
+            if now < until:
+                arrival += extra * chance()
         key = (src, dst, channel)
         arrival = max(arrival, self._fifo.get(key, 0.0))
         self._fifo[key] = arrival + 1e-9
-        return arrival - self._heap.now
+        return arrival - now
 
     def transfer(self, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None], hops: int = HOPS) -> bool:
         """Deliver to the peer that is `dst` by then, relayed where `src` has no link to it.
@@ -105,8 +107,11 @@ class Network:
         if link is not None:
             self._hop(link, src, dst, channel, arrive)
             return True
+        return hops > 1 and self._relay(src, dst, channel, arrive, hops)
+
+    def _relay(self, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None], hops: int) -> bool:
         sender = self._peers.get(src)
-        via = sender.next_hop(dst) if sender is not None and hops > 1 else None
+        via = sender.next_hop(dst) if sender is not None else None
         link = self._link(src, via) if via is not None else None
         if via is None or link is None:
             return False
@@ -127,16 +132,16 @@ class Network:
 
     def _hop(self, link: Link, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None]) -> None:
         self.sent += channel == "control"
+        self._heap.at(self._delay(src, dst, channel), partial(self._deliver, link, src, dst, channel, arrive))
 
-        def check() -> None:
-            if self.is_blocked(src, dst):
-                self._held.setdefault((src, dst, channel), []).append(check)
-                return
-            receiver = self._peers.get(dst)
-            if receiver is not None and dst in link.ends and self.links.get(pair_of(src, dst)) is link:
-                arrive(receiver)
-
-        self._heap.at(self._delay(src, dst, channel), check)
+    def _deliver(self, link: Link, src: str, dst: str, channel: str, arrive: Callable[[Endpoint], None]) -> None:
+        if self.is_blocked(src, dst):
+            again = partial(self._deliver, link, src, dst, channel, arrive)
+            self._held.setdefault((src, dst, channel), []).append(again)
+            return
+        receiver = self._peers.get(dst)
+        if receiver is not None and dst in link.ends and self.links.get(pair_of(src, dst)) is link:
+            arrive(receiver)
 
     # --- links ---------------------------------------------------------------------------------------------
 

@@ -62,8 +62,8 @@ class SimPeer:
         self.crash_after: int | None = None
         """The process dies after so many further actions."""
         self.node = Node(self.info, world.config(founding is not None), founding)
-        self.reducer = Reducer(self.info.id, self, world.result_slots)
-        self.node.handle(ev.ResultMemory(world.result_slots), world.now)
+        self.reducer = Reducer(self.info.id, self, world.result_slots, world.disk_slots)
+        self.node.handle(ev.ResultMemory(world.result_slots, world.disk_slots), world.now)
         self.worker = Worker(self)
         self.words: bytes | None = None
         self.trace: list[tuple[float, str, dict[str, Any]]] = []
@@ -251,6 +251,8 @@ class SimPeer:
                 reducer.finish(step)
             case act.ReleaseResults(step):
                 reducer.release(step)
+            case act.MoveResults(step):
+                reducer.move(step)
             case act.ServeResult(dst, mark, step):
                 self.send_frame(dst, "result", mark, step, self.result_of(step))
             case act.HashSnapshot(step, shard_bytes):
@@ -312,6 +314,9 @@ class SimPeer:
             self._flipped.discard(step)
         body = digest("bit flip", self.index) if self.is_corrupt(step) else digest(result)
         self._later(0.0001, ev.RoundComplete(view_id, step, step % 64, body, ()))
+
+    def result_dropped(self, step: int) -> None:
+        self._later(0.0, ev.ResultDropped(step, "the simulated memory is full"))
 
     def roots_disagree(self, step: int, results: list[Result]) -> None:
         self.world.promises.broken("I1", f"roots disagree on step {step}: {results}")

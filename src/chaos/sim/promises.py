@@ -24,6 +24,11 @@ CRASH = "crash"
 """Not a promise of the run, but of its code: a node never raises, whatever happens."""
 OWN_WORDS = ("role", "cut")
 """What peers say of one view in words of their own: their part in it, and links by names that not all know."""
+STEP_S = 0.1
+"""A step may take so many seconds longer than its computing and messages; 0.025 is the most that was seen."""
+CHANGE_S = 1.0
+"""So may the first step under a view, and the wait for a planned change: a new member's first step waits for what it
+lacks, 0.5 s at most. Any step may where links have a bandwidth, which delays don't count."""
 HISTORY = 128
 """A member keeps far fewer finished steps: 32 for learners, and those that are not stable."""
 
@@ -57,6 +62,9 @@ class Ledger:
     members: tuple[PeerInfo, ...] = ()
     """Of the view it had installed when it wrote its last line."""
     committed_at: float | None = None
+    """When it finished its last step; None if the time since must not be compared with what a step takes."""
+    paused_until: float = 0.0
+    """It agreed to wait for somebody's late snapshot until then, or less."""
     gated_at: float | None = None
     """Since when a promise without freeze keeps it from opening a step."""
 
@@ -73,6 +81,10 @@ class Promises:
         self._used: dict[int, set[int]] = {}
         """Epoch to the positions that count in stable steps."""
         self._epoch = 0
+        self._late: set[str] = set()
+        """Names of learners that needed a late snapshot, for which members wait."""
+        self._first_steps: set[int] = set()
+        """Of views: a new member's first one may have to wait for it."""
         self._on_note: dict[str, Callable[[SimPeer, Ledger, dict[str, Any]], None]] = {
             "commit": self._on_commit,
             "stable": self._on_stable,
@@ -80,6 +92,8 @@ class Promises:
             "rejoin": self._on_restart,
             "catch_up": self._on_restart,
             "learner": self._on_learner,
+            "catch_up_mode": self._on_mode,
+            "pause": self._on_pause,
         }
 
     def broken(self, promise: str, text: str) -> NoReturn:
@@ -107,6 +121,16 @@ class Promises:
         """A learner that takes over a snapshot forgets what it had in its stead."""
         if fields["phase"] == "fetch":
             ledger.finished = {s: head for s, head in ledger.finished.items() if self.stable.get(s, head) == head}
+
+    def _on_mode(self, peer: SimPeer, _ledger: Ledger, fields: dict[str, Any]) -> None:
+        if fields["mode"] == "late":
+            self._late.add(peer.info.name)
+
+    def _on_pause(self, _peer: SimPeer, ledger: Ledger, fields: dict[str, Any]) -> None:
+        """A stall that was agreed on is none; but only who says why it needs it may ask for one."""
+        if fields["peer"] in self._late:
+            ledger.committed_at = ledger.gated_at = None
+            ledger.paused_until = max(ledger.paused_until, self._world.now + fields["seconds"])
 
     # --- I1: same step, same bytes ---------------------------------------------------------------------------
 
@@ -137,6 +161,7 @@ class Promises:
         ledger.members = next((v.members for v in peer.node.ctx.views if v.id == fields["view"]), ())
         view = {name: value for name, value in fields.items() if name not in OWN_WORDS}
         number = view["view"]
+        self._first_steps.add(view["first_step"])
         if self.views.setdefault(number, view) != view:
             self.broken("I2", f"two views with id {number}: {self.views[number]} and, at {peer.info.name}, {view}")
         before = self.views.get(number - 1)
@@ -222,20 +247,23 @@ class Promises:
 
     # --- I5: no stall by a join ------------------------------------------------------------------------------
 
-    def _patience(self) -> float:
-        """How long a step, or a planned change, may take where nothing fails: far beyond what it needs.
+    def _patience(self, slack_s: float) -> float:
+        """How long a step, or a planned change, may take where nothing fails: at most half as much again as it needs.
 
-        A new member's first step waits for what it lacks, 0.5 s at most; a late worker is waited for up to the limit.
+        A late worker is waited for up to the limit.
         """
         world = self._world
         slowest = max((peer.slowness for peer in world.peers.values()), default=1.0)
         late = 4.0 + world.straggler_limit_s if world.straggler_limit_s else 0.0
-        return 1.0 + 1.5 * world.compute * slowest + 4 * world.network.bulk_delay + 60 * world.network.latency + late
+        messages = 4 * world.network.bulk_delay + 60 * world.network.latency
+        return slack_s + 1.5 * world.compute * slowest + messages + late
 
     def _no_stall(self, peer: SimPeer, ledger: Ledger, step: int) -> None:
         world, since = self._world, ledger.committed_at
-        ledger.committed_at = world.now if peer.node.ctx.role == Role.MEMBER else None
-        if since is not None and world.is_calm(since) and world.now - since > self._patience():
+        paused = world.now < ledger.paused_until
+        ledger.committed_at = world.now if peer.node.ctx.role == Role.MEMBER and not paused else None
+        slack_s = CHANGE_S if step in self._first_steps or world.pipes is not None else STEP_S
+        if since is not None and world.is_calm(since) and world.now - since > self._patience(slack_s):
             took = world.now - since
             self.broken("I5", f"step {step} took {peer.info.name} {took:.2f} s although nothing failed")
 
@@ -245,13 +273,13 @@ class Promises:
         steps = node.steps
         if steps.stable > steps.finished:
             self.broken("I3", f"{peer.info.name} calls step {steps.stable} stable and has finished {steps.finished}")
-        if node.ctx.role == Role.MEMBER and len(steps.history) > HISTORY:
+        if node.ctx.role == Role.MEMBER and len(steps.history) > HISTORY + node.ctx.disk_slots:
             self.broken(CRASH, f"{peer.info.name} keeps {len(steps.history)} finished steps")
         if steps._gate is None or steps.frozen:
             ledger.gated_at = None
         elif ledger.gated_at is None:
             ledger.gated_at = self._world.now
-        elif self._world.is_calm(ledger.gated_at) and self._world.now - ledger.gated_at > self._patience():
+        elif self._world.is_calm(ledger.gated_at) and self._world.now - ledger.gated_at > self._patience(CHANGE_S):
             self.broken("I5", f"{peer.info.name} waits for a planned change since {ledger.gated_at:.2f} s")
 
     # --- I6: strangers change nothing ------------------------------------------------------------------------

@@ -20,6 +20,7 @@ class Outlet(Protocol):
 
     def send_frame(self, dst: str, kind: str, view_id: int, step: int, parts: Result) -> None: ...
     def round_complete(self, view_id: int, step: int, result: Result) -> None: ...
+    def result_dropped(self, step: int) -> None: ...
     def roots_disagree(self, step: int, results: list[Result]) -> None: ...
 
 
@@ -36,15 +37,18 @@ class Round:
 
 
 class Reducer:
-    def __init__(self, me: str, outlet: Outlet, slots: int) -> None:
+    def __init__(self, me: str, outlet: Outlet, slots: int, disk_slots: int) -> None:
         self._me = me
         self._outlet = outlet
         self._slots = slots
+        self.slots = slots + disk_slots
+        """Results that there is room for, in memory or on disk."""
         self._views: tuple[View, ...] = ()
-        self.finished = 0
+        self.finished = self._released = 0
         self._rounds: dict[tuple[int, int], Round] = {}
         self.results: dict[int, Result] = {}
-        """What lies in the result ring: until it is released."""
+        """What lies in the result ring, or on disk: until it is released."""
+        self._on_disk: set[int] = set()
         self._fetching: dict[int, tuple[int, int]] = {}
         """Step to the id that marks the frames and the id of the view that governs the step."""
         self._later: list[Frame] = []
@@ -70,11 +74,19 @@ class Reducer:
         self._fetching = {s: kept for s, kept in self._fetching.items() if self._governs(kept[1], s)}
         self._retry()
 
+    @property
+    def _learns(self) -> bool:
+        return self._views[-1].learner(self._me) is not None
+
     def _is_full(self, step: int) -> bool:
-        if step <= self.finished or len(self.results) + len(self._rounds) < self._slots:
+        if self._learns:
+            first = self._released or min((s for _, s in self._rounds), default=step) - 1
+            return step > first + self.slots
+        slots = self._slots + len(self._on_disk)
+        if step <= self.finished or len(self.results) + len(self._rounds) < slots:
             return False
         taken = self.results.keys() | {s for (_, s), r in self._rounds.items() if r.arrived or r.finals}
-        return step not in taken and len(taken) >= self._slots
+        return step not in taken and len(taken) >= slots
 
     def _retry(self) -> None:
         later, self._later = self._later, []
@@ -82,8 +94,14 @@ class Reducer:
             self.receive(*frame)
 
     def receive(self, kind: str, src: str, view_id: int, step: int, parts: Result) -> None:
-        if not self._views or view_id > self._views[-1].id or self._is_full(step):
+        if not self._views or view_id > self._views[-1].id:
             self._later.append((kind, src, view_id, step, parts))
+            return
+        if self._is_full(step):
+            if self._learns:
+                self._outlet.result_dropped(step)
+            else:
+                self._later.append((kind, src, view_id, step, parts))
             return
         if kind == "result":
             if step > self.finished and self._fetching.get(step, (None, 0))[0] == view_id:
@@ -116,7 +134,7 @@ class Reducer:
         waits = current.finalised or len(current.known) < len(members) or self._me not in members
         if not waits and all(m in current.known for m in members):
             real = [m for m in members if not current.known[m]]
-            if real and all(m in current.arrived for m in real):
+            if real and len(current.arrived) >= len(real) and all(m in current.arrived for m in real):
                 current.finalised = True
                 parts: list[Part] = [part for m in real for part in current.arrived[m]]
                 for other in view.everybody():
@@ -142,8 +160,15 @@ class Reducer:
 
     def release(self, step: int) -> None:
         """Results up to this step are needed no more: their memory is used for others."""
+        self._released = step
         for old in [s for s in self.results if s <= step]:
             del self.results[old]
+            self._on_disk.discard(old)
+        self._retry()
+
+    def move(self, step: int) -> None:
+        """Results up to this step go to disk."""
+        self._on_disk.update(s for s in self.results if s <= step)
         self._retry()
 
     def _complete(self, view_id: int, step: int, parts: Result) -> None:

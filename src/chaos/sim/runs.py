@@ -84,7 +84,7 @@ class DrawnRun(Run):
 
     Args:
         seed: of everything.
-        peers: at the beginning; None draws some.
+        peers: at the beginning; of a range, or of the usual ones (None), some number is drawn.
         steps: at least so many become stable.
         omit: numbers of faults that are left out.
         limit: only so many faults are drawn.
@@ -93,7 +93,7 @@ class DrawnRun(Run):
     def __init__(
         self,
         seed: int,
-        peers: int | None = None,
+        peers: int | range | None = None,
         steps: int = 0,
         omit: Collection[int] = (),
         limit: int | None = None,
@@ -101,8 +101,10 @@ class DrawnRun(Run):
     ) -> None:
         super().__init__(World(seed, verbose=verbose))
         self._random = Random(f"{self.stream()} {seed}")
+        memory = Random(f"memory {seed}")
+        self.world.result_slots, self.world.disk_slots = memory.choice((6, 64)), memory.choice((20, 64))
         self._omit, self._limit = omit, limit
-        self._initial = peers if peers is not None else self._random.randrange(*self.few())
+        self._initial = peers if isinstance(peers, int) else self._random.choice(peers or self.few())
         self.schedule = self._set_up(self._random)
         self.calm = Calm(self.faults, self._random, steps)
 
@@ -113,8 +115,8 @@ class DrawnRun(Run):
 
     @staticmethod
     @abstractmethod
-    def few() -> tuple[int, int]:
-        """Peers at the beginning, where nobody says: from the first number to below the second."""
+    def few() -> range:
+        """How many peers there may be at the beginning, where nobody says."""
 
     @abstractmethod
     def _set_up(self, random: Random) -> Schedule:
@@ -133,8 +135,8 @@ class RandomRun(DrawnRun):
         return "schedule"
 
     @staticmethod
-    def few() -> tuple[int, int]:
-        return 2, 6
+    def few() -> range:
+        return range(2, 6)
 
     def _set_up(self, random: Random) -> Schedule:
         world, network = self.world, self.world.network

@@ -48,7 +48,6 @@ class Worker:
         self._computed = 0
         """The step whose contribution it computed last as a member."""
         self._snapshots: set[int] = set()
-        self._learns = True
 
     def _say(self, message: wm.FromWorker, delay: float = LIGHT_S) -> None:
         self._desk.from_worker(self, message, delay)
@@ -96,7 +95,7 @@ class Worker:
             if self._desk.by_hand and self._computed == message.step:
                 self.chain = digest(self.chain, "changed by hand")
         self._desk.applied(self, head)
-        if self._learns:
+        if self._computed != message.step:
             self._say(wm.Applied(self.applied))
         self._snapshot()
 
@@ -112,8 +111,7 @@ class Worker:
             self._say(wm.Finished(self.applied))
             return
         compute = self._desk.compute_s()
-        self._learns = message.role == "learner"
-        part = None if self._learns else self._contribution(message)
+        part = None if message.role == "learner" else self._contribution(message)
         self._computed = 0 if part is None else message.step
         self._say(wm.Boundary(self.applied, part, compute, self._desk.by_hand), compute)
 

@@ -75,7 +75,7 @@ class AgentLink:
             raise RemoteProtocolError(
                 f"the agent sent what is no message ({error}); are the versions the same?"
             ) from error
-        wanted = 2 if isinstance(message, Welcome) else 1 if isinstance(message, LoadState) else 0
+        wanted = _descriptors(message)
         if len(self._fds) != wanted:
             raise RemoteProtocolError(
                 f"{type(message).__name__} came with {len(self._fds)} file descriptors instead of {wanted}"
@@ -108,6 +108,16 @@ class AgentLink:
                 raise AgentLost(_LOST)
             view = view[got:]
         return data
+
+
+def _descriptors(message: FromAgent) -> int:
+    """How many come with it."""
+    match message:
+        case Welcome(disk_slots=disk_slots):
+            return 3 if disk_slots else 2
+        case LoadState():
+            return 1
+    return 0
 
 
 def _close_in_children(sock: socket.socket) -> None:

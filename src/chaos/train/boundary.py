@@ -193,8 +193,8 @@ class BoundaryLoop:
         self.applied = commit.step
         if commit.weight > 0:  # a step of nobody, at an epoch's end, tells the script nothing
             self.last = Outcome(commit.step, commit.loss, commit.weight, commit.skip, self.last.wait_s)
-        if self.now is not None and self.now.role == "learner":
-            self._link.send(Applied(self.applied))
+        if self.now is None or self.now.role == "learner" or self.now.step != commit.step:
+            self._link.send(Applied(self.applied))  # of the step that it computed, its next boundary tells
         means.snapshots.take_due(self.applied, self.seed)
 
     def _touched(self, commit: Commit) -> list[bool]:

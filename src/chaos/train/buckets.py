@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,19 +18,29 @@ from chaos.train.parts import DTYPES, Parts
 
 
 class ResultRing:
-    """The agent's results, mapped read-only. Takes over the descriptor."""
+    """The agent's results, mapped read-only: in memory, and from slot number `slots` on in a file. Takes over `fds`."""
 
-    def __init__(self, fd: int, slots: int, slot_stride: int, nbytes: int) -> None:
+    def __init__(self, fds: Sequence[int], slots: int, disk_slots: int, slot_stride: int, nbytes: int) -> None:
         if slots < 1 or slot_stride < nbytes:
             raise RemoteProtocolError(f"a ring of {slots} slots of {slot_stride} bytes can't hold {nbytes} bytes")
-        memory = _map(fd, slots * slot_stride, mmap.PROT_READ)
-        self._slots = np.frombuffer(memory, dtype=np.uint8).reshape(slots, slot_stride)[:, :nbytes]
+        if len(fds) != (2 if disk_slots else 1):
+            raise RemoteProtocolError(
+                f"{len(fds)} descriptors came for {slots} results in memory, {disk_slots} on disk"
+            )
+        self._parts = []
+        for fd, count in zip(fds, (slots, disk_slots), strict=False):
+            memory = _map(fd, count * slot_stride, mmap.PROT_READ)
+            self._parts.append(np.frombuffer(memory, dtype=np.uint8).reshape(count, slot_stride)[:, :nbytes])
 
     def copy(self, slot: int, target: np.ndarray) -> None:
         """Copy the result in `slot` to `target`, a flat array of bytes."""
-        if slot >= len(self._slots):
-            raise RemoteProtocolError(f"the agent named result slot {slot} of {len(self._slots)}")
-        np.copyto(target, self._slots[slot])
+        number = slot
+        for part in self._parts:
+            if number < len(part):
+                np.copyto(target, part[number])
+                return
+            number -= len(part)
+        raise RemoteProtocolError(f"the agent named result slot {slot} of {sum(map(len, self._parts))}")
 
 
 class Buckets:

@@ -237,7 +237,7 @@ def _join(link: AgentLink, training: Training, update: Update, options: Options,
     if not isinstance(welcome, Welcome):
         raise RemoteProtocolError(f"the agent answered a registration with {type(welcome).__name__}")
     buckets = Buckets(fds[0], plan, training.parts)
-    ring = ResultRing(fds[1], welcome.slots, welcome.slot_stride, plan.layout.nbytes)
+    ring = ResultRing(fds[1:], welcome.slots, welcome.disk_slots, welcome.slot_stride, plan.layout.nbytes)
     gradients = Gradients(buckets, training.parts.frozen)
     means = Means(buckets, training.buffers, gradients, ring, update, Snapshots(training, link.send))
     seed = (welcome.seed + options.seed) % 2**63

@@ -148,13 +148,16 @@ class FrameReceiver:
 class OutFrame:
     """A frame to be sent. `on_sent` is called when the next hop has confirmed it."""
 
-    __slots__ = ("header", "on_sent", "payload")
+    __slots__ = ("header", "on_sent", "payload", "urgent")
 
-    def __init__(self, header: BulkHeader, payload: Bytes, on_sent: Callable[[], None] | None) -> None:
+    def __init__(
+        self, header: BulkHeader, payload: Bytes, on_sent: Callable[[], None] | None, urgent: bool = False
+    ) -> None:
         self.header = header
         view = memoryview(payload)
         self.payload = view.cast("B") if view.nbytes else memoryview(b"")
         self.on_sent = on_sent
+        self.urgent = urgent
 
 
 _FIRST = 16384 - BULK_HEADER_SIZE

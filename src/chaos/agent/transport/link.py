@@ -33,6 +33,7 @@ from chaos.agent.transport.hop import (
 from chaos.agent.transport.lane import Lane
 from chaos.agent.transport.rate import RAMP_ROUND_TRIPS, BusyMeter, RateEstimator
 from chaos.agent.transport.streams import Stream, give_up_after, same_host
+from chaos.agent.transport.uplink import Uplink
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.types import PeerInfo
 
@@ -105,6 +106,7 @@ class Link:
         address: str,
         owner: LinkOwner,
         config: TransportConfig,
+        uplink: Uplink,
     ) -> None:
         self.info = info
         self.run = run
@@ -134,6 +136,11 @@ class Link:
         self._urgent: deque[OutFrame] = deque()
         self._queued = 0
         self._estimator = RateEstimator()
+        self._uplink = uplink
+        self._training = 0
+        """Bytes of urgent frames that are not confirmed."""
+        self._held = False
+        """Training fills the uplink, so this link is paced down."""
         self._paced_for = 0
         """Lanes that were busy when the pace was shared among them."""
         self._rtts: deque[float] = deque(maxlen=RTT_SAMPLES)
@@ -204,6 +211,7 @@ class Link:
         for lane in lanes:
             lane.close()
             self._count(lane)
+        self._uplink.remove(self)
         self._queue.clear()
         self._urgent.clear()
         self._limbo.clear()
@@ -253,14 +261,16 @@ class Link:
             return
         self._control.send(data)
 
-    def send_bulk(self, frame: OutFrame, urgent: bool) -> None:
+    def send_bulk(self, frame: OutFrame) -> None:
         """Queue a frame. Too long a queue ends the link."""
         if len(self._queue) + len(self._urgent) >= self._config.bulk_queue_frames:
             self._loop.call_soon(
                 self.close, f"{self._config.bulk_queue_frames} bulk frames wait: send fewer, larger ones"
             )
             return
-        (self._urgent if urgent else self._queue).append(frame)
+        (self._urgent if frame.urgent else self._queue).append(frame)
+        if frame.urgent:
+            self._trains(frame.header.length)
         self._queued += frame.header.length
         self._kinds_out[frame.header.kind] += frame.header.length
         for lane in self._lanes.values():
@@ -275,6 +285,8 @@ class Link:
         dropped = 0
         for queue in (self._queue, self._urgent):
             kept = [frame for frame in queue if not predicate(frame.header)]
+            if queue is self._urgent:
+                self._trains(sum(f.header.length for f in kept) - sum(f.header.length for f in queue))
             dropped += len(queue) - len(kept)
             queue.clear()
             queue.extend(kept)
@@ -336,6 +348,7 @@ class Link:
 
     def _become_up(self) -> None:
         self.state = State.UP
+        self._uplink.add(self)
         self._since = self._loop.time()
         if not self.up.done():
             self.up.set_result(self.info)
@@ -372,7 +385,10 @@ class Link:
         totals = dict(receipt.frames)
         for lane in list(self._lanes.values()):
             self._confirm(lane, totals.get(lane.serial, lane.sender.confirmed))
-        if self._estimator.report(receipt.nbytes, receipt.busy_us / 1e6) or self._busy_lanes() != self._paced_for:
+        if self._held:
+            self._estimator.skip(receipt.nbytes, receipt.busy_us / 1e6)
+            self._apply_pace()
+        elif self._estimator.report(receipt.nbytes, receipt.busy_us / 1e6) or self._busy_lanes() != self._paced_for:
             self._apply_pace()
 
     def _lane_closed(self, message: LaneClosed) -> None:
@@ -396,6 +412,7 @@ class Link:
             confirmed = lane.sender.confirm(frames)
         except ValueError as error:
             raise RemoteProtocolError(f"a receipt is wrong: {error}") from error
+        self._trains(-sum(frame.header.length for frame in confirmed if frame.urgent))
         for frame in confirmed:
             if frame.on_sent is not None:
                 frame.on_sent()
@@ -418,11 +435,26 @@ class Link:
         """
         if not self._config.pacing or not self._lanes:
             return
-        rate = self._estimator.pace()
+        rate, part = self._estimator.pace(), 1.0 if self.relay_bytes else self._uplink.part_for(self)
+        self._held = rate is not None and part < 1
+        if rate is not None:
+            rate = int(rate * part)
         self._paced_for = self._busy_lanes()
         for lane in self._lanes.values():
             if not lane.local:
                 lane.pace(None if rate is None else rate // max(1, self._paced_for))
+
+    def _trains(self, nbytes: int) -> None:
+        """So many bytes more of training traffic are under way; those on this host take nothing of its uplink."""
+        self._training += nbytes
+        away = any(not lane.local for lane in self._lanes.values())
+        rate = self._estimator.rate
+        if away and rate:
+            self._uplink.fills(self, self._training / rate)
+
+    def give_way(self) -> None:
+        if self.state is State.UP:
+            self._apply_pace()
 
     def _ping(self) -> None:
         if not self._ping_us:

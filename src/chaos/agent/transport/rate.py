@@ -99,6 +99,10 @@ class RateEstimator:
         self._samples.clear()
         self._turn, self._gain = 0, 1.0
 
+    def skip(self, nbytes: int, busy_s: float) -> None:
+        """What led to these totals was held back, and tells nothing about the link."""
+        self._nbytes, self._busy_s = nbytes, busy_s
+
     def pace(self) -> int | None:
         """Bytes per second to send at. None: do not pace, as the rate is unknown or high."""
         if not 0 < self.rate < FAST_ENOUGH:

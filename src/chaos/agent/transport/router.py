@@ -66,7 +66,7 @@ class Router:
             self._shared.counters["bulk_unroutable"] += 1
             return False
         header = msgspec.structs.replace(header, length=nbytes, src=self._shared.me.id, dst=dst, ttl=MAX_TTL)
-        link.send_bulk(OutFrame(header, payload, on_sent), urgent)
+        link.send_bulk(OutFrame(header, payload, on_sent, urgent))
         return True
 
     def control_received(self, link: Link, frame: ControlFrame) -> None:
@@ -104,7 +104,7 @@ class Router:
             self._shared.counters["bulk_unroutable"] += 1
             return
         onward = msgspec.structs.replace(header, ttl=header.ttl - 1)
-        parcel.via.send_bulk(OutFrame(onward, payload, lambda: self._left(parcel)), urgent=False)
+        parcel.via.send_bulk(OutFrame(onward, payload, lambda: self._left(parcel)))
         self._shared.counters["bulk_relayed"] += 1
 
     def bulk_aborted(self, link: Link, header: BulkHeader, payload: memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from chaos.agent.transport.hello import Goodbye, Hello, Identity, objection
 from chaos.agent.transport.link import Link, LinkOwner
 from chaos.agent.transport.roster import Roster
 from chaos.agent.transport.security import Security
+from chaos.agent.transport.uplink import Uplink
 from chaos.core.types import PeerInfo
 
 
@@ -28,6 +30,7 @@ class Shared:
         self.config = config
         self.owner = owner
         self.roster = Roster()
+        self.uplink = Uplink(time.monotonic)
         self.counters: Counter[str] = Counter()
         self.resolver = ThreadPoolExecutor(max_workers=2, thread_name_prefix="chaos-resolve")
         self._closed = False
@@ -74,7 +77,7 @@ class Shared:
 
     def new_link(self, info: PeerInfo, run: str, number: int, outgoing: bool, address: str) -> Link:
         """A link in the roster, without connections yet. The peer must have no other."""
-        link = Link(info, run, number, outgoing, address, self.owner, self.config)
+        link = Link(info, run, number, outgoing, address, self.owner, self.config, self.uplink)
         self.roster.add(link)
         return link
 
