@@ -80,16 +80,6 @@ def test_follows_a_capacity_that_changes(capacity: float) -> None:
     assert run(2 * len(GAINS), capacity) == pytest.approx(capacity, rel=0.02)
 
 
-def test_what_is_forgotten_paces_nothing_and_is_not_reported_again() -> None:
-    estimator = RateEstimator()
-    estimator.report(MB, SAMPLE_S)
-    assert estimator.pace()
-    estimator.forget()
-    assert (estimator.rate, estimator.pace()) == (0.0, None)
-    estimator.report(3 * MB, 2 * SAMPLE_S)
-    assert estimator.rate == pytest.approx(2 * MB / SAMPLE_S), "the totals go on"
-
-
 def meter(*notes: tuple[float, int, bool, bool]) -> tuple[int, float]:
     it = BusyMeter()
     for note in notes:

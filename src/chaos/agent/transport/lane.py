@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from chaos.agent.transport import congestion
 from chaos.agent.transport.bulk import FrameReceiver, FrameSender, Halt, OutFrame, Verdict
 from chaos.agent.transport.config import TransportConfig
 from chaos.agent.transport.frames import BulkHeader
@@ -59,9 +58,6 @@ class Lane:
         self.index = index
         self.serial = serial
         self.local = local
-        self._losses = congestion.LossWatch()
-        self._lossy = local or not congestion.use(stream.sock, congestion.CALM)
-        """Nothing is to be chosen any more."""
 
     @property
     def received(self) -> int:
@@ -111,14 +107,6 @@ class Lane:
     def pace(self, bytes_per_s: int | None) -> None:
         if self._open:
             pace(self._stream.sock, bytes_per_s)
-
-    def look_at_losses(self) -> bool:
-        """To be called about once a second: where packets keep being lost, take what bears that. True if it did."""
-        if not self._open or self._lossy:
-            return False
-        sock = self._stream.sock
-        self._lossy = self._losses.look(self.sender.nbytes, congestion.retransmitted(sock))
-        return self._lossy and congestion.use(sock, congestion.LOSSY)
 
     def close(self) -> None:
         if not self._open:

@@ -460,10 +460,6 @@ class Link:
         if not self._ping_us:
             self._ping_us = int(self._loop.time() * 1e6)
             self.send_control(encode_hop(Ping(self._ping_us)))
-        switched = [lane.look_at_losses() for lane in self._lanes.values()]
-        if any(switched):
-            self._estimator.forget()  # what the other algorithm made of the link
-            self._apply_pace()
         self._ping_timer = self._loop.call_later(self._config.ping_interval_s, self._ping)
 
     def _control_lost(self, reason: str, misbehaved: bool) -> None:

@@ -94,11 +94,6 @@ class RateEstimator:
             self._gain = GAINS[self._turn]
         return True
 
-    def forget(self) -> None:
-        """What was measured says nothing of what follows: the next sample is taken without a pace, as the first is."""
-        self._samples.clear()
-        self._turn, self._gain = 0, 1.0
-
     def skip(self, nbytes: int, busy_s: float) -> None:
         """What led to these totals was held back, and tells nothing about the link."""
         self._nbytes, self._busy_s = nbytes, busy_s
