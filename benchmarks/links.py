@@ -6,6 +6,7 @@ no all-reduce can be faster than: each host has to send, and to receive, two thi
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,8 @@ def run(rounds: int = 5) -> Table:
         progress(f"no lab here: {reason}")
         return table
     table.bars["bound"] = bound_s()
+    root = WORKER.parents[1]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "src")])  # workers import `benchmarks`
     for delay_ms in DELAYS_MS:
         measured = measure(delay_ms, rounds)
         times = (measured.chaos, measured.gloo)

@@ -86,7 +86,7 @@ def draw(table: Table, path: Path) -> None:
     figure = Figure(figsize=(8, 0.6 + 0.45 * len(table.bars)), layout="constrained")
     axes = figure.add_subplot()
     bars = axes.barh(list(table.bars)[::-1], list(table.bars.values())[::-1], color="#0072b2")
-    axes.bar_label(bars, fmt="%.3g", padding=3)
+    axes.bar_label(bars, fmt=lambda value: f"{value:.0f}" if value >= 100 else f"{value:.3g}", padding=3)
     axes.set_title(table.title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.12)
