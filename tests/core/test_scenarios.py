@@ -530,3 +530,22 @@ def test_a_late_word_of_an_older_view_brings_nobody_back() -> None:
     world.compute = 0.02
     world.run_until(lambda: learner.node.ctx.role == Role.MEMBER, 60)
     check(world)
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_two_that_differ_are_judged_again_when_the_third_is_gone(seed: int) -> None:
+    """It might have agreed with either, so neither was outvoted; it died without saying, and both waited for ever.
+
+    Of seeds in which its word does not get through first."""
+    world, (first, second, third) = start(3, seed)
+    flipped = second.node.steps.finished + 3
+    world.corrupt.add((1, flipped))
+    world.run_until(lambda: any(p.node.steps.finished >= flipped for p in (first, second, third)), 3)
+    for other in (0, 1):
+        world.network.block(third.id, peer_id(other))
+    world.run_until(lambda: all(len(traces(p, "diverged")) == 2 for p in (first, second)), 3)
+    world.kill(third)  # that step and the next were judged while it might still have voted
+    world.run_until(lambda: not first.node.ctx.view.knows(third.id), 5)
+    world.run_until(lambda: len(world.members()) == 2 and bool(traces(second, "catch_up")), 20)
+    advance(world, first, 3)
+    check(world)

@@ -397,22 +397,25 @@ class Node:
     def on_diverged(self, peer: str, step: int, head: bytes) -> None:
         """Somebody's lineage differs from mine at `step`. Whoever is in the minority heals.
 
-        With a tie, the side with the lower rank is believed.
+        With a tie, the side with the lower rank is believed. What is said again is judged again: by then members may be
+        gone that did not say what they hold.
         """
         ctx = self.ctx
-        claims = self._claims.setdefault(step, {})
-        if peer in claims or not ctx.views:
+        if not ctx.views:
             return
-        claims[peer] = head
-        self._claims = {s: c for s, c in self._claims.items() if s > step - 8}
-        ctx.trace("diverged", peer=ctx.name(peer), step=step)
+        claims = self._claims.setdefault(step, {})
+        if peer not in claims:
+            claims[peer] = head
+            self._claims = {s: c for s, c in self._claims.items() if s > step - 8}
+            ctx.trace("diverged", peer=ctx.name(peer), step=step)
         members = ctx.view.member_ids()
         against = [m for m in members if claims.get(m) == head]
         with_me = [m for m in members if m not in claims]
         sides = bool(against and with_me)
         outvoted = sides and len(against) > len(with_me)
         tied = sides and len(against) == len(with_me)
-        if ctx.role == Role.MEMBER and (outvoted or (tied and members.index(against[0]) < members.index(with_me[0]))):
+        unhealed = ctx.role == Role.MEMBER and not self._diverged
+        if unhealed and (outvoted or (tied and members.index(against[0]) < members.index(with_me[0]))):
             self.heal("its state differs from that of the others")
         elif ctx.role == Role.LEARNER and against:
             self._learner_differs = True

@@ -74,7 +74,7 @@ class Faults:
 
     def freeze(self, peer: SimPeer, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later."""
-        self.world.disturb()
+        self.world.disturb(seconds)
         peer.freeze()
 
         def wake() -> None:
@@ -86,7 +86,7 @@ class Faults:
 
     def slow(self, peer: SimPeer, lag_s: float, factor: float, seconds: float) -> None:
         """A busy host: each event waits `lag_s`, the worker computes `factor` times as long."""
-        self.world.disturb()
+        self.world.disturb(seconds)
         peer.lag_s, peer.slowness = lag_s, factor
 
         def ends() -> None:
@@ -104,7 +104,7 @@ class Faults:
 
     def cut(self, pairs: Iterable[Pair], seconds: float) -> None:
         """Links break, both ends know, and can't be made again for a while."""
-        self.world.disturb()
+        self.world.disturb(seconds)
         for a, b in pairs:
             self.world.network.cut(a, b)
             self.world.heap.at(seconds, lambda a=a, b=b: self.world.network.restore(a, b))  # type: ignore[misc]
@@ -116,7 +116,7 @@ class Faults:
 
     def block(self, directions: Iterable[Pair], seconds: float) -> None:
         """Nothing arrives in these directions (from, to), and nobody is told."""
-        self.world.disturb()
+        self.world.disturb(seconds)
         for src, dst in directions:
             self.world.network.block(src, dst)
             self.world.heap.at(seconds, lambda src=src, dst=dst: self._unblock(src, dst))  # type: ignore[misc]
@@ -132,7 +132,7 @@ class Faults:
         self.block([d for a in inside for b in outside for d in ((a, b), (b, a))], seconds)
 
     def delay(self, directions: Iterable[Pair], extra: float, seconds: float) -> None:
-        self.world.disturb()
+        self.world.disturb(seconds)
         self.world.network.spike(directions, extra, seconds)
 
     def order_link(self, one: SimPeer, other: str, seconds: float) -> None:

@@ -151,7 +151,7 @@ class World:
         return self.heap.reaches(condition, limit)
 
     def is_calm(self, since: float) -> bool:
-        """Whether nothing has failed since then, nor shortly before."""
+        """Whether nothing has failed since then, nor shortly before, nor does still."""
         return self.trouble is None or self.trouble < since - 5.0
 
     # --- messages and bytes ----------------------------------------------------------------------------------
@@ -254,9 +254,9 @@ class World:
             self.network.darken(peer.info.id)
         self.network.peer_ended(peer.info.id, orderly=gently or self.random.random() < 0.5)
 
-    def disturb(self) -> None:
-        """Something fails now: nobody may expect calm for a while."""
-        self.trouble = self.now
+    def disturb(self, seconds: float = 0.0) -> None:
+        """Something fails now, for so long: nobody may expect calm until a while after it."""
+        self.trouble = max(self.trouble or 0.0, self.now + seconds)
 
     def crashed(self, peer: SimPeer) -> None:
         """The process died between two actions."""
