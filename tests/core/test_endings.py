@@ -162,3 +162,17 @@ def test_a_leaver_that_goes_before_the_last_step_it_owes(seed: int, how: str) ->
     at = peers[0].node.steps.stable
     world.run_until(lambda: peers[0].node.steps.stable >= at + 3, 10)
     world.promises.equal_states()
+
+
+def test_a_leaver_whose_worker_was_restarted_does_not_wait_for_it() -> None:
+    """The new worker has no state, and nobody gives a leaver one: it never came to its script's end."""
+    world, peers = start(3)
+    leaver = peers[2]
+    world.network.block(peers[0].id, leaver.id)
+    leaver.handle(ev.LeaveRequested("asked to"))
+    world.run_until(lambda: leaver.node.ctx.role == Role.LEAVER, 5)
+    world.kill_worker(leaver, restart=0.01)
+    world.run(world.now + 0.1)
+    world.network.unblock(peers[0].id, leaver.id)
+    world.run_until(lambda: leaver.stopped is not None, 15)
+    assert leaver.stopped is not None and leaver.stopped.code == 0

@@ -7,7 +7,7 @@ import pytest
 from chaos.core import events as ev
 from chaos.core.context import Role
 from chaos.core.learner import Phase
-from chaos.core.messages import Ack, Decide, Ready, ResultMissing
+from chaos.core.messages import Ack, Decide, FinishedStep, Ready, ResultMissing
 from chaos.sim.peer import SimPeer
 from chaos.sim.symbols import peer_id
 from chaos.sim.world import World
@@ -548,4 +548,18 @@ def test_two_that_differ_are_judged_again_when_the_third_is_gone(seed: int) -> N
     world.run_until(lambda: not first.node.ctx.view.knows(third.id), 5)
     world.run_until(lambda: len(world.members()) == 2 and bool(traces(second, "catch_up")), 20)
     advance(world, first, 3)
+    check(world)
+
+
+def test_who_fetches_a_result_and_gets_other_bytes_heals() -> None:
+    """It charged the first of the round's members with them, who was gone, and waited for others to agree."""
+    world, (_, second, third) = start(3)
+    steps = third.node.steps
+    world.run_until(lambda: steps.running and steps.contributed(steps.opened), 1)
+    current = steps._rounds[steps.opened]
+    told = FinishedStep(current.view.id, steps.opened, (), b"what p1 finished", ())
+    current.fetching, current.fetched, current.mark = second.id, told, current.view.id
+    world.run_until(lambda: third.node.ctx.role == Role.LEARNER, 2)
+    world.run_until(lambda: len(world.members()) == 3, 10)
+    advance(world, third, 3)
     check(world)

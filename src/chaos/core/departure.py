@@ -140,7 +140,8 @@ class Departure:
         if steps.stable >= self.last_step() and not self._said_goodbye:
             self._farewell(self._leave_reason or "script ended")
             self._node.worker.pump()
-        if self._said_goodbye and (worker is None or worker.script_ended):
+        ended = worker is None or worker.script_ended or worker.applied is None  # a restarted one without state
+        if self._said_goodbye and ended:
             self.stop(DONE, f"left after step {steps.finished}; all members hold it")
         elif not self._said_goodbye and self._waited():
             self.stop(UNCONFIRMED, f"left after step {steps.finished}, of which {steps.stable} are stable")

@@ -420,6 +420,13 @@ class Node:
         elif ctx.role == Role.LEARNER and against:
             self._learner_differs = True
 
+    def on_wrong_bytes(self, step: int, source: str) -> None:
+        """A result that was fetched is not the one that its source finished: this peer can't get at it."""
+        if self.ctx.role == Role.MEMBER and not self._diverged:
+            self.heal(f"the result of step {step} that came is not the one that {self.ctx.name(source)} finished")
+        elif self.ctx.role == Role.LEARNER:
+            self._learner_differs = True
+
     # --- the worker ----------------------------------------------------------------------------------------
 
     def _from_worker(self, message: FromWorker) -> None:

@@ -503,7 +503,7 @@ class Steps:
         complete = current.complete or RoundComplete(current.view.id, step, 0, b"", ())
         nonfinite = current.fetched.nonfinite if current.fetched else complete.nonfinite
         if current.fetched and not nothing and current.fetched.digest != complete.digest:
-            self._node.on_diverged(current.view.members[0].id, step, current.fetched.digest)
+            self._node.on_wrong_bytes(step, current.fetching)
             return False
         done = commit(self.head, self.data, current.view, step, contributions, complete.digest, nonfinite)
         del self._rounds[step]
