@@ -292,3 +292,10 @@ def test_shards_come_back_to_a_joiner_that_got_faster() -> None:
     fast = replace(source("j", 10_000.0, ()), may=frozenset({4, 5, 6}))
     made = replan(list(range(8)), SIZE, [source("d", 1000, tuple(range(8)), 1), fast])
     assert set(made.asks["j"]) == {4, 5, 6}
+
+
+def test_two_joiners_that_wait_for_each_other_are_given_up_together() -> None:
+    """Giving up one alone gains nothing, as the end then waits for the other: they waited until both timed out."""
+    silent = [replace(source(name, 100.0, (shard,), 1), may=frozenset()) for shard, name in enumerate("ab")]
+    made = replan([0, 1], SIZE, [source("d", 100_000.0), *silent])
+    assert set(made.asks["d"]) == set(made.again) == {0, 1}

@@ -66,15 +66,11 @@ def replan(missing: Sequence[int], shard_bytes: int, sources: Sequence[Source], 
     _check(missing, shard_bytes, sources)
     sources = _trimmed(missing, sources)
     before_s = _before(missing, shard_bytes, sources)
-    plan = _Plan(missing, shard_bytes, sources, ())
-    while True:
-        worst = plan.last_on_wire()
-        if worst is None:
-            break
-        without = _Plan(missing, shard_bytes, sources, (*plan.given_up, worst))
-        if without.finish >= plan.finish * (1 - Fraction(worth)):
-            break
-        plan = without
+    plan = tried = _Plan(missing, shard_bytes, sources, ())
+    while (worst := tried.last_on_wire()) is not None:
+        tried = _Plan(missing, shard_bytes, sources, (*tried.given_up, worst))
+        if tried.finish < plan.finish * (1 - Fraction(worth)):
+            plan = tried  # one of several that are as slow gains nothing, all of them may
     if float(plan.finish) >= before_s * (1 - worth):
         return _unchanged(sources, before_s, float(plan.finish))
     return _described(plan, before_s)
