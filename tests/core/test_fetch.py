@@ -146,7 +146,8 @@ def test_a_donor_that_says_nothing_is_asked_once_more_and_then_given_up():
     assert traces(joiner, "fetched_state")[-1]["sources"] == {"p0": STATE}
     world.run_until(lambda: joiner in world.members(), 10)
     other = join(world, 3)
-    peers[0]._send_next = lambda _dst, _serving: None
+    for donor in (peers[0], joiner):
+        donor._send_next = lambda _dst, _serving: None
     world.run_until(lambda: len(traces(other, "slow_donor")) >= 2, 30)
     peers[0].__dict__.pop("_send_next")
     world.run_until(lambda: other in world.members(), 60)
