@@ -125,6 +125,12 @@ def test_the_environment_is_used_where_no_argument_is(
             "chaos: error: --straggler-limit is 0; give seconds, above 0 and up to 86400",
         ),
         (("run", "--straggler", "drop", "here.py"), 1, "chaos: error: a setting does not fit"),
+        (
+            ("run", "--spill-gb", "-1", "here.py"),
+            1,
+            "chaos: error: --spill-gb is -1; give 0 (nothing on disk) to 1e+06",
+        ),
+        (("run", "--spill", "none", "here.py"), 1, "chaos: error: --spill: there is no directory none; make it"),
         (("demo", "--peers", "1"), 1, "chaos: error: --peers is 1; give 2 to 16"),
         (("demo", "--steps", "0"), 1, "chaos: error: --steps is 0; give 1 or more"),
         (("party", "show", "--dir", "none"), 1, "chaos: error: there is no party in none"),

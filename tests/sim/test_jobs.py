@@ -92,10 +92,18 @@ def ended(processes: list[psutil.Process]) -> bool:
     return not psutil.wait_procs(processes, PATIENCE_S)[1]
 
 
+CHAOS = """
+if __name__ == '__main__':
+    import signal
+    from chaos.cli.main import main
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
+    main()
+"""
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_no_process_outlives_the_one_that_started_them(name: str) -> None:
-    code = "if __name__ == '__main__':\n    from chaos.cli.main import main\n    main()"
-    command = [sys.executable, "-c", code, "sim", "--random", "--peers", "2", "--seeds", "0..99999", "--jobs", "2"]
+    command = [sys.executable, "-c", CHAOS, "sim", "--random", "--peers", "2", "--seeds", "0..99999", "--jobs", "2"]
     main = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0)
     try:
         until = time.monotonic() + PATIENCE_S

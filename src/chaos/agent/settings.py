@@ -18,6 +18,8 @@ LIMIT_S = 30.0
 """Seconds that a late worker may hold the others up where it is to be left out. A guess, as that for a learner."""
 MAX_LIMIT_S = 86400.0
 MAX_SPILL_GB = 1e6
+SPILL = Path("/var/tmp")
+"""A host that lacks it keeps no results on disk, and says so in its trace."""
 LISTS = ("join", "listen", "advertise")
 
 
@@ -45,7 +47,7 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Path | None = None
     checkpoint_every: int = 100
     """Steps. Only with `checkpoint`."""
-    spill: Path = Path("/var/tmp")
+    spill: Path = SPILL
     """Where results lie that wait for learners, in a file without a name. By the file system's standard this directory
     is on disk and for large files; /tmp and the runtime directory may be memory."""
     spill_gb: float = DISK_BYTES / 1e9
@@ -74,6 +76,8 @@ class RunSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ChaosError(f"--checkpoint-every is {self.checkpoint_every}; give 1 or more steps")
         if not 0 <= self.spill_gb <= MAX_SPILL_GB:
             raise ChaosError(f"--spill-gb is {self.spill_gb:g}; give 0 (nothing on disk) to {MAX_SPILL_GB:g}")
+        if self.spill_gb and self.spill != SPILL and not self.spill.is_dir():
+            raise ChaosError(f"--spill: there is no directory {self.spill}; make it, or give --spill-gb 0")
         if self.max_restarts < 0:
             raise ChaosError(f"--max-restarts is {self.max_restarts}; give 0 or more")
         if self.script is not None and not self.script.is_file():
