@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
 
+from chaos.agent import feed
 from chaos.agent.arithmetic import Array, narrow, widen
 from chaos.agent.feed import Batch, Due, Feed
 from chaos.agent.overflow import Overflow
@@ -38,17 +39,8 @@ class Kind(IntEnum):
     RESULT = 3
 
 
-class Outlet(Protocol):
+class Outlet(feed.Outlet, Protocol):
     """What the reducer needs of the transport."""
-
-    def send_bulk(
-        self,
-        dst: str,
-        header: BulkHeader,
-        payload: memoryview | bytes,
-        urgent: bool = False,
-        on_sent: Callable[[], None] | None = None,
-    ) -> bool: ...
 
     def drop_bulk(self, predicate: Callable[[BulkHeader], bool]) -> int: ...
 
