@@ -261,7 +261,7 @@ class Learner:
         self._enter(Phase.OFFER)
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
-        self._let_go(set(self._ctx.view.member_ids()))
+        self._let_go(set(self._candidates()))
 
     def _let_go(self, members: set[str]) -> None:
         """Say to those of them who are no donors of this peer now that they aren't: a lost link may have swallowed it.
