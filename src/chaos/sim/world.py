@@ -301,6 +301,9 @@ class World:
     def stranger_says(self, victim: SimPeer, message: PeerMessage, stranger: str) -> None:
         """One who has no part in the run, nor a link, says something to `victim`."""
         self.strangers.add(stranger)
+        victim.handle(ev.Tick())  # what time alone has made due would be done at any event
+        if not victim.alive:
+            return
         before = state_of(victim)
         victim.handle(ev.Received(stranger, message))
         if victim.alive:
