@@ -136,11 +136,11 @@ def _receive_membership(node: Node, src: str, message: PeerMessage) -> None:
             node.learner.on_offer(src, message)
         case ShardRequest():
             if node.ctx.role == Role.LEARNER:
-                node.learner.on_shard_request(src, message)
+                node.learner.sharing.on_shard_request(src, message)
             else:
                 node.donor.on_shard_request(src, message)
         case Holding():
-            node.learner.on_holding(src, message)
+            node.learner.sharing.on_holding(src, message)
         case SnapshotRelease(step):
             node.donor.release(src, step)
         case _:

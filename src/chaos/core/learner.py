@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, ServeShards, Tell
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, Tell
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import LinksMeasured, ShardsHeld, ShardStored, SnapshotHashed
 from chaos.core.fallback import JoinMeter
-from chaos.core.fetch import Fetch, from_bitmap, to_bitmap
+from chaos.core.fetch import Fetch
 from chaos.core.messages import (
     DonorReady,
-    Holding,
     Pause,
     Ready,
-    ShardRequest,
     SnapshotAt,
     SnapshotMissing,
     SnapshotOffer,
@@ -31,6 +29,7 @@ from chaos.core.messages import (
     SnapshotRelease,
 )
 from chaos.core.offers import flaw
+from chaos.core.sharing import Sharing
 from chaos.core.types import StateManifest
 from chaos.core.watch import watchers
 from chaos.core.worker_messages import SnapshotTaken
@@ -73,8 +72,7 @@ class Learner:
         """It was said that there is no room for results."""
         self.corrupt: dict[str, int] = {}
         """Corrupt shards by the donor that sent them."""
-        self._clients: dict[str, int] = {}
-        """Learners that this one serves, and the step of the snapshot."""
+        self.sharing = Sharing(ctx, node)
         self._clear()
 
     def _clear(self) -> None:
@@ -92,7 +90,12 @@ class Learner:
         self._own: StateManifest | None = None
         self._own_hashes: tuple[bytes, ...] | None = None
         self._theirs: SnapshotOffer | None = None
-        self._dismiss_clients()
+        self.sharing.dismiss()
+
+    @property
+    def fetch(self) -> Fetch | None:
+        """The snapshot that is being fetched, or was; None before one is chosen."""
+        return self._fetch
 
     @property
     def _donors(self) -> list[str]:
@@ -354,37 +357,6 @@ class Learner:
         self._ctx.emit(ReceiveSnapshot(offer.step, offer.manifest.nbytes, offer.shard_bytes, offer.hashes))
         self._enter(Phase.FETCH)
 
-    # --- other learners ------------------------------------------------------------------------------------
-
-    def _tell_holding(self, peer: str, answer: bool) -> None:
-        if self._fetch is not None and peer != self._ctx.id:
-            offer = self._fetch.offer
-            self._ctx.send(peer, Holding(offer.step, offer.head, to_bitmap(self._fetch.tell(peer)), answer))
-
-    def on_holding(self, src: str, message: Holding) -> None:
-        """Another learner pulls a snapshot: if it is the same one, it is a source, and this peer one for it."""
-        fetch = self._fetch
-        if fetch is None or (message.step, message.head) != (fetch.offer.step, fetch.offer.head):
-            return
-        if not message.answer:
-            self._tell_holding(src, answer=True)
-        fetch.share(src, from_bitmap(message.shards, len(fetch.offer.hashes)))
-
-    def on_shard_request(self, src: str, message: ShardRequest) -> None:
-        """Another learner asks for shards of the snapshot that this one pulls, or has pulled."""
-        if self._fetch is None or message.step != self._fetch.offer.step:
-            self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "released"))
-            return
-        shards = tuple(s for s in message.shards if s < len(self._fetch.offer.hashes))
-        self._clients[src] = message.step
-        self._ctx.emit(ServeShards(src, message.step, shards, message.afresh, received=True))
-
-    def _dismiss_clients(self) -> None:
-        """What was pulled is not kept any more: those that it was served to look elsewhere."""
-        clients, self._clients = self._clients, {}
-        for peer, step in clients.items():
-            self._ctx.send(peer, SnapshotMissing(step, self._node.steps.finished, "released"))
-
     # --- fetch ---------------------------------------------------------------------------------------------
 
     def on_links(self, event: LinksMeasured) -> None:
@@ -406,7 +378,7 @@ class Learner:
         if self.phase == Phase.FETCH and fetch is not None and event.step == fetch.offer.step:
             fetch.on_held(event.shards)
             for info in self._ctx.view.learners:
-                self._tell_holding(info.id, answer=False)
+                self.sharing.tell(fetch, info.id, answer=False)
             if fetch.complete:
                 self._fetched()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chaos.core.actions import (
@@ -23,6 +22,7 @@ from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import RoundComplete
 from chaos.core.lineage import CommittedStep, commit
 from chaos.core.messages import Ack, FetchResult, FinishedStep, Report, ResultMissing, StepContribution
+from chaos.core.rounds import Round
 from chaos.core.types import DataState, View
 from chaos.core.watch import SMALL
 from chaos.core.worker_messages import Contribution
@@ -43,25 +43,6 @@ PACE = 1024
 """So many of the last steps' times are kept: half a second of steps of 0.5 ms."""
 STASH = 8
 """Contributions kept per peer for a view that is not installed yet; honest peers are two steps ahead at most."""
-
-
-@dataclass
-class Round:
-    """One attempt at a step."""
-
-    view: View
-    contributions: dict[str, Contribution] = field(default_factory=dict)
-    known_at: dict[str, float] = field(default_factory=dict)
-    """When each of them became known here."""
-    complete: RoundComplete | None = None
-    fetching: str = ""
-    """The member that was asked for its finished result."""
-    mark: int = 0
-    """The view id that its frames bear."""
-    dropped: bool = False
-    """There was no room for its bytes: they are fetched once there is."""
-    fetched: FinishedStep | None = None
-    """What it answered, apart from the bytes."""
 
 
 class Steps:
@@ -204,7 +185,7 @@ class Steps:
         last = min(self._ctx.view.first_step, self.finished + 1 + self._ctx.config.retain_results)
         for step in range(self.finished + 1, last):
             present = self._rounds.get(step)
-            if present is not None and present.complete is not None and self._all_contributed(present):
+            if present is not None and present.complete is not None and present.has_all:
                 continue
             if others:
                 self._fetch(step, others[step % len(others)])
@@ -314,7 +295,7 @@ class Steps:
             return
         if current is not None and (current.fetched is not None or current.dropped):
             return
-        comes = current is not None and not current.fetching and self._all_contributed(current)
+        comes = current is not None and not current.fetching and current.has_all
         if self._still < (STILL_COMING if comes else STILL_UNKNOWN):
             return
         everybody = [p.id for p in self._ctx.view.everybody()]
@@ -419,7 +400,7 @@ class Steps:
     def waits_for_bytes(self, seconds: float) -> int:
         """The open step, if all have contributed to it for longer than that and it is not finished; else 0."""
         current = self._rounds.get(self.finished + 1)
-        if current is None or not current.known_at or not self._all_contributed(current):
+        if current is None or not current.known_at or not current.has_all:
             return 0
         return self.finished + 1 if self._ctx.now - max(current.known_at.values()) > seconds else 0
 
@@ -485,14 +466,10 @@ class Steps:
             self._node.on_committed(self.history[self.finished])
         self._open_next()
 
-    def _all_contributed(self, current: Round) -> bool:
-        members = current.view.member_ids()
-        return len(current.contributions) >= len(members) and all(m in current.contributions for m in members)
-
     def _commit_next(self) -> bool:
         step = self.finished + 1
         current = self._rounds.get(step)
-        if current is None or self._frozen or not self.head or not self._all_contributed(current):
+        if current is None or self._frozen or not self.head or not current.has_all:
             return False
         if current.fetching and current.fetched is None:
             return False
