@@ -10,7 +10,15 @@ from chaos.core.actions import HashSnapshot, ReleaseSnapshot, ServeShards, Write
 from chaos.core.context import Context, Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import SnapshotHashed
-from chaos.core.messages import DonorReady, ShardRequest, SnapshotAt, SnapshotMissing, SnapshotOffer
+from chaos.core.messages import (
+    MOST_VIEWS,
+    DonorReady,
+    ShardRequest,
+    SnapshotAt,
+    SnapshotMissing,
+    SnapshotOffer,
+    SnapshotPrepare,
+)
 from chaos.core.steps import AHEAD
 from chaos.core.types import DataState, StateManifest, View
 from chaos.core.worker_messages import SnapshotTaken
@@ -23,8 +31,6 @@ CHECKPOINT = "checkpoint"
 """The user of a snapshot that is no learner. Not a valid peer id, so it can't collide with one."""
 
 
-MOST_VIEWS = 64
-"""Views that an offer names: one that came in later than so many has to take a newer snapshot."""
 BUSY, PAUSED = "busy", "paused: no quorum here"
 """Reasons for which a snapshot is missing now, and may be had later."""
 
@@ -53,7 +59,9 @@ class Donor:
         self._node = node
         self._snapshot: Snapshot | None = None
         self._prepared = False
-        self._waiting: list[str] = []
+        self.state_bytes = 0
+        """Of a snapshot, as far as the own worker has made memory for one; 0: not known."""
+        self._waiting: dict[str, SnapshotPrepare] = {}
         self._floors: dict[str, int] = {}
         self._lost: dict[str, float] = {}
         """Learners that were lost in mid-transfer, and until when the snapshot is kept for their return."""
@@ -72,7 +80,7 @@ class Donor:
             if snapshot is not None and info.id != self._ctx.id:
                 behind = max(snapshot, acks.get(info.id, 0))
                 floor = min(floor, behind) if behind > oldest else floor
-        return floor
+        return min(floor, self._node.returning.floor(finished))
 
     def served_step(self) -> int | None:
         """The step of the snapshot that learners get here now; None if there is none."""
@@ -81,13 +89,13 @@ class Donor:
 
     # --- requests ------------------------------------------------------------------------------------------
 
-    def on_prepare(self, src: str) -> None:
+    def on_prepare(self, src: str, message: SnapshotPrepare) -> None:
         if obstacle := self._obstacle():
             self._ctx.send(src, SnapshotMissing(0, 0, obstacle))
         elif self._prepared:
-            self._answer_ready(src)
+            self._answer_ready(src, message)
         elif src not in self._waiting:
-            self._waiting.append(src)
+            self._waiting[src] = message
             if len(self._waiting) == 1:
                 self._node.worker.prepare_snapshot()
 
@@ -101,7 +109,7 @@ class Donor:
             return PAUSED
         return "" if self._can_serve() else "no worker with the run's state here"
 
-    def _answer_ready(self, src: str) -> None:
+    def _answer_ready(self, src: str, asked: SnapshotPrepare) -> None:
         worker, steps = self._node.worker.worker, self._node.steps
         replayable = worker is not None and not worker.by_hand
         served = self.served_step() or 0
@@ -109,18 +117,22 @@ class Donor:
         mine = self._snapshot is not None and src in self._snapshot.users  # it comes back, and has shards of it
         kept = self._ctx.kept_for_learners if mine else self._ctx.kept_results // 2
         fresh = served > steps.finished - kept
-        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, served if there and fresh else 0))
+        since = self._node.returning.views_since(src, asked.step, asked.head) if replayable else ()
+        if since:
+            self._floors[src] = asked.step
+        serves = served if there and fresh else 0
+        self._ctx.send(src, DonorReady(steps.finished, steps.running, replayable, serves, self.state_bytes, since))
 
-    def on_prepared(self) -> None:
-        self._prepared = True
-        waiting, self._waiting = self._waiting, []
-        for src in waiting:
-            self._answer_ready(src)
+    def on_prepared(self, nbytes: int) -> None:
+        self._prepared, self.state_bytes = True, nbytes
+        waiting, self._waiting = self._waiting, {}
+        for src, message in waiting.items():
+            self._answer_ready(src, message)
 
     def on_declined(self, reason: str) -> None:
         """This host has no memory for a snapshot: learners get the state from others, and checkpoints are left out."""
         self._prepared = False
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         if self._ctx.role == Role.MEMBER:
             self._ctx.trace("donor_declines", reason=reason)
         for src in waiting:
@@ -131,6 +143,7 @@ class Donor:
     def on_snapshot_at(self, src: str, message: SnapshotAt) -> None:
         worker = self._node.worker.worker
         applied = worker.applied if worker is not None and worker.applied is not None else 0
+        self._node.returning.forget(src)
         if message.step > self._node.steps.finished + AHEAD:
             raise RemoteProtocolError(
                 f"a snapshot of step {message.step} while {self._node.steps.finished} is finished"

@@ -125,7 +125,7 @@ def _receive_membership(node: Node, src: str, message: PeerMessage) -> None:
         case Pause(seconds):
             node.steps.pause(src, seconds)
         case SnapshotPrepare():
-            node.donor.on_prepare(src)
+            node.donor.on_prepare(src, message)
         case DonorReady():
             node.learner.on_donor_ready(src, message)
         case SnapshotAt():

@@ -84,6 +84,10 @@ class Learner:
         self._asked_at = 0.0
         self._due_since: float | None = None
         self._base: int | None = None
+        self._keepers: tuple[str, ...] | None = None
+        """It goes on from its worker's own state, with results that these members keep for it; None: it doesn't."""
+        self._least = 0
+        """So far the worker has to be before its state is compared: only then all that it missed is here."""
         self._offer: SnapshotOffer | None = None
         self._fetch: Fetch | None = None
         self._verify_donor = ""
@@ -91,6 +95,11 @@ class Learner:
         self._own_hashes: tuple[bytes, ...] | None = None
         self._theirs: SnapshotOffer | None = None
         self.sharing.dismiss()
+
+    @property
+    def _has_base(self) -> bool:
+        """A state is chosen from which this learner goes on: a snapshot, or its worker's own."""
+        return self._offer is not None or self._keepers is not None
 
     @property
     def fetch(self) -> Fetch | None:
@@ -116,7 +125,7 @@ class Learner:
     def installed(self) -> None:
         """A view was installed."""
         if self._ctx.role == Role.LEARNER:
-            if self.phase == Phase.IDLE or (self._ctx.view.abort and self._offer is None):
+            if self.phase == Phase.IDLE or (self._ctx.view.abort and not self._has_base):
                 self.begin("a learner now")
             donors, view = self._donors, self._ctx.view
             lost = [d for d in donors if not self._ctx.takes_part(d)]
@@ -140,7 +149,8 @@ class Learner:
 
     def lost_track(self, reason: str) -> None:
         """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
-        self._meter.losses += 1
+        if self._keepers is None or self._offer is not None:
+            self._meter.losses += 1  # else it had tried without a snapshot
         worker, limit = self._node.worker.worker, self._ctx.kept_for_learners
         result_bytes = worker.layout.nbytes if worker is not None else 0
         decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
@@ -189,7 +199,9 @@ class Learner:
         """Ask those members that have not answered yet, as often as need be: a link may have swallowed either."""
         self._asked_at = self._ctx.now
         silent = [m for m in self._candidates() if m not in self._ready and m not in self._refused]
-        self._ctx.send_all(silent, SnapshotPrepare())
+        worker = self._node.worker.worker
+        own = worker.former if worker is not None else None
+        self._ctx.send_all(silent, SnapshotPrepare(own.step, own.head) if own is not None else SnapshotPrepare())
 
     def _candidates(self) -> list[str]:
         """Members that may be donors: all of them, or in a large view those that this learner hears of."""
@@ -199,8 +211,9 @@ class Learner:
         if self._ctx.role != Role.LEARNER:
             return
         now = self._ctx.now
-        if self._offer is not None:
-            self._node.steps.fetch_since(list(self._ctx.view.member_ids()))
+        if self._has_base:
+            members = self._ctx.view.member_ids()
+            self._node.steps.fetch_since([m for m in self._keepers or () if m in members] or list(members))
         if self.phase == Phase.PREPARE:
             if now - self._asked_at >= RETRY_S:
                 self._ask()
@@ -240,7 +253,8 @@ class Learner:
     def _choose_or_pause(self) -> None:
         """Where results can't be replayed, first have the run stand still, then choose."""
         if all(r.replayable for r in self._ready.values()):
-            self._choose()
+            if not self._go_on_from_own():
+                self._choose()
         elif not self._late or self._ctx.now > self._paused_until:
             self._ask_for_pause(self._ctx.config.pause_limit_s, BY_HAND)
             self._ready.clear()
@@ -265,6 +279,27 @@ class Learner:
         for donor in self._ready:
             self._ctx.send(donor, SnapshotAt(self._target))
         self._let_go(set(self._candidates()))
+
+    def _go_on_from_own(self) -> bool:
+        """Go on from what the worker holds, if that is fewer bytes than a snapshot; whether it does."""
+        choice = self._node.returning.choose(self._ready)
+        if choice is None:
+            return False
+        own, start, keepers = choice
+        source = "own state" if start.from_own else "snapshot"
+        self._ctx.trace("catch_up_from", source=source, step=own.step, reason=start.reason)
+        if not start.from_own:
+            return False
+        views = self._ready[keepers[0]].since
+        self._least = max(self._ready[peer].finished for peer in keepers)
+        self._keepers, self._base, self.course = tuple(keepers), own.step, f"from its own state: {start.reason}"
+        self._ready.clear()
+        self._let_go(set(self._candidates()))
+        self._enter(Phase.LOAD)
+        self._node.worker.go_on_from(own)
+        self._node.steps.adopt(own.step, own.head, own.data, views)
+        self._node.worker.pump()
+        return True
 
     def _let_go(self, members: set[str]) -> None:
         """Say to those of them who are no donors of this peer now that they aren't: a lost link may have swallowed it.
@@ -450,7 +485,7 @@ class Learner:
         if worker is None or worker.applied is None or worker.loading:
             return
         steps = self._node.steps
-        if worker.applied >= steps.finished - 1 and not steps.lacks_dropped():
+        if worker.applied >= max(steps.finished - 1, self._least) and not steps.lacks_dropped():
             self._start_verify()
 
     def _start_verify(self) -> None:
@@ -552,6 +587,9 @@ class Learner:
         self._ctx.send_all(self._ctx.view.member_ids(), Ready(self._ctx.id, step))
 
     def on_worker_died(self) -> None:
-        """What was fetched stays; a restarted worker is given it again."""
-        if self.phase in (Phase.VERIFY, Phase.READY):
+        """What was fetched stays; a restarted worker is given it again. What the worker held is gone with it."""
+        if self._keepers is not None and self._offer is None:
+            self._clear()
+            self._enter(Phase.IDLE)
+        elif self.phase in (Phase.VERIFY, Phase.READY):
             self._enter(Phase.LOAD)

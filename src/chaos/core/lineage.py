@@ -36,6 +36,14 @@ class CommittedStep(Record, frozen=True):
     nonfinite: tuple[str, ...]
 
 
+class OwnState(Record, frozen=True):
+    """The state that a worker holds: the run's after `step`, if that has this lineage there."""
+
+    step: int
+    head: bytes
+    data: DataState
+
+
 def first_head(run: str, lineage: str) -> bytes:
     """The lineage before the first step."""
     return blake3(f"{run}/{lineage}".encode()).digest(HEAD_BYTES)

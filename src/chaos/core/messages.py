@@ -23,6 +23,9 @@ from chaos.core.types import (
 )
 from chaos.core.worker_messages import Contribution
 
+MOST_VIEWS = 64
+"""Views since a step that a member names: who was away for more has to take a newer snapshot."""
+
 
 class Message(Record, frozen=True, tag=True):
     """Base of all control messages."""
@@ -279,7 +282,13 @@ class Pause(Message, frozen=True):
 
 
 class SnapshotPrepare(Message, frozen=True):
-    """A learner asks a member to be its donor: allocate snapshot memory."""
+    """A learner asks a member to be its donor: allocate snapshot memory.
+
+    `step` and `head`: where its worker stood, if it was cut off and its worker still holds that state; else empty.
+    """
+
+    step: Count = 0
+    head: Digest = b""
 
 
 class DonorReady(Message, frozen=True):
@@ -291,6 +300,10 @@ class DonorReady(Message, frozen=True):
     """Whether results alone say what the updates were; not so where scripts change gradients by hand."""
     serves: Count = 0
     """The step of a snapshot that it serves to others, whose results since are kept: it may be had at once. 0: none."""
+    state_bytes: Count = 0
+    """Of a snapshot, about. 0: not known."""
+    since: Annotated[tuple[View, ...], Meta(max_length=MOST_VIEWS)] = ()
+    """The learner stood on the run's lineage, and all results since are kept: the views since, oldest first."""
 
 
 class SnapshotAt(Message, frozen=True):
@@ -316,7 +329,7 @@ class SnapshotOffer(Message, frozen=True):
     manifest: StateManifest
     shard_bytes: Annotated[int, Meta(ge=1, le=2**30)]
     hashes: Annotated[tuple[Digest, ...], Meta(max_length=100_000)]
-    views: Annotated[tuple[View, ...], Meta(max_length=64)] = ()
+    views: Annotated[tuple[View, ...], Meta(max_length=MOST_VIEWS)] = ()
     """Views that govern the steps since, oldest first, for a learner that came in after some of these."""
 
 

@@ -57,6 +57,7 @@ from chaos.core.messages import (
 )
 from chaos.core.overlay import Overlay
 from chaos.core.pause import Pause as Paused
+from chaos.core.returning import Returning
 from chaos.core.status import describe
 from chaos.core.steps import Steps
 from chaos.core.stragglers import Stragglers
@@ -120,6 +121,7 @@ class Node:
         self.force = Force(self.ctx, self)
         self.donor = Donor(self.ctx, self)
         self.learner = Learner(self.ctx, self)
+        self.returning = Returning(self.ctx, self)
         self.departure = Departure(self.ctx, self)
         self.overlay = Overlay(self.ctx, self)
         self.stragglers = Stragglers(self.ctx, self)
@@ -306,6 +308,7 @@ class Node:
             self.rejoin("the others went on without this peer")
             return
         self.admission.admitted()
+        self.returning.installed(view)
         self.donor.installed(view)
         if role == Role.LEAVER:
             self.departure.let_go(view, was)
@@ -353,8 +356,9 @@ class Node:
         self.donor.give_up()
         self.views.forget()
         self.liveness.reset()
+        self.returning.reset()
+        self.worker.lose_place(self.returning.own_state())
         self.steps.reset()
-        self.worker.forget_state()
         self.learner.reset()
         self.admission.ask_soon()
 
@@ -447,8 +451,8 @@ class Node:
                 self._found_resumed(step)
             case StateRefused(reason):
                 self.departure.refuse(reason)
-            case SnapshotPrepared():
-                self.donor.on_prepared()
+            case SnapshotPrepared(nbytes):
+                self.donor.on_prepared(nbytes)
             case SnapshotDeclined(reason):
                 self.donor.on_declined(reason)
                 self.learner.on_own_declined(reason)

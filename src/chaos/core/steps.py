@@ -82,6 +82,17 @@ class Steps:
         """For how many times `repeat_s` nothing has moved."""
         self._position = (0, 0, 0)
 
+    def head_of(self, step: int) -> bytes:
+        """The lineage after `step`; empty if it is not known here (any more)."""
+        if step == self.finished:
+            return self.head
+        done = self.history.get(step)
+        return done.head if done is not None else b""
+
+    def held_by(self, peer: str) -> int:
+        """The last step that `peer` said to hold; 0 if it said none."""
+        return self._acks.get(peer, 0)
+
     # --- agreement's hold on the steps -----------------------------------------------------------------
 
     def report(self) -> Report:
@@ -131,7 +142,8 @@ class Steps:
 
         `views`: those that govern the steps since, as the donor knows them.
         """
-        self.finished = self.opened = self.stable = self._released = self._moved = step
+        self.finished = self.opened = self.stable = step
+        self._released = self._moved = read = min(step, self._node.worker.read_until(step))
         self.head, self.data = head, data
         self.history.clear()
         self.slots.clear()
@@ -146,7 +158,7 @@ class Steps:
         )
         self._prune_views()
         self._ctx.emit(SetViews((*self._ctx.past, *self._ctx.views), step))
-        self._ctx.emit(ReleaseResults(step))  # a learner that was left behind has its memory full of these
+        self._ctx.emit(ReleaseResults(read))  # a learner that was left behind has its memory full of these
         self.advance()
 
     def installed(self, view: View, was: Role) -> None:

@@ -21,7 +21,7 @@ MAX_SEATS = 1024
 """Members and learners of a view together, at most."""
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

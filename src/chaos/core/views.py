@@ -426,7 +426,9 @@ class Views:
         self.proposal = self._need_since = None
         self._node.pause.end()
         if before is not None:
-            self._node.admission.on_lost(self._lost(before, view))
+            lost = self._lost(before, view)
+            self._node.admission.on_lost(lost)
+            self._node.returning.on_lost(lost, before)
         ctx.wishes.forget(view, before)
         self._keep_opinions(view, before)
         if ctx.role == Role.MEMBER:

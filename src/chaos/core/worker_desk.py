@@ -10,6 +10,7 @@ import msgspec
 from chaos.core.actions import ToWorker
 from chaos.core.context import Context, Role
 from chaos.core.departure import REFUSED
+from chaos.core.lineage import OwnState
 from chaos.core.types import Fingerprint, Layout, StateManifest
 from chaos.core.worker_messages import (
     Boundary,
@@ -76,6 +77,8 @@ class Worker:
     """It was late for so long that results it needs are not kept: once it stands at a boundary, it heals."""
     by_hand: bool = False
     """Its script may change reduced gradients before the update."""
+    former: OwnState | None = None
+    """What it holds although this peer was cut off: nothing has been loaded over it since."""
 
 
 class WorkerDesk:
@@ -231,10 +234,24 @@ class WorkerDesk:
             self.worker.behind = False
             self.worker.stale_load = self.worker.loading
 
+    def lose_place(self, own: OwnState | None) -> None:
+        """This peer was cut off. Its worker's state, `own`, may still be the run's, some steps ago; None: it is not.
+
+        One that was cut off before, and nothing was loaded since, may still be too.
+        """
+        self.forget_state()
+        if self.worker is not None and own is not None:
+            self.worker.former = own
+
+    def go_on_from(self, own: OwnState) -> None:
+        """What the worker holds is the run's state after all."""
+        assert self.worker is not None
+        self.worker.applied, self.worker.former = own.step, None
+
     def load(self, manifest: StateManifest) -> None:
         worker = self.worker
         assert worker is not None
-        worker.loading = True
+        worker.loading, worker.former = True, None
         self._ctx.emit(ToWorker(LoadState(manifest)))
 
     def applied_floor(self, finished: int) -> int:
@@ -247,6 +264,11 @@ class WorkerDesk:
             compared = max(self._node.learner.base_step, finished - self._ctx.kept_results)
             return min(self.worker.holds, compared)  # if it differs, it goes back there
         return finished if self.worker.behind else self.worker.holds
+
+    def read_until(self, step: int) -> int:
+        """Of the results up to `step`, at which a state is taken up, the last that the own worker reads no more."""
+        worker = self.worker
+        return worker.holds if worker is not None and worker.applied is not None else step
 
     def has_room(self, step: int) -> bool:
         """Whether results are read here, and that of `step` is among the next for which there is memory."""

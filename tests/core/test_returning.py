@@ -1,0 +1,191 @@
+"""Who was cut off goes on from what its worker holds, where the results since are fewer bytes than a snapshot."""
+
+from __future__ import annotations
+
+import pytest
+
+from chaos.core.context import Role
+from chaos.sim.peer import SimPeer
+from chaos.sim.symbols import LAYOUT
+from chaos.sim.world import World
+from tests.core.test_outcomes import advance, check, start, traces
+
+RESULTS = 3
+"""A state is as large as so many results: parameters and two moments, as of Adam."""
+
+
+def slow_run(compute: float = 1.0, results: int = RESULTS) -> tuple[World, list[SimPeer]]:
+    """Three members whose steps take about `compute` seconds."""
+    world, peers = start(3)
+    world.state_bytes = results * LAYOUT.nbytes
+    for peer in peers:
+        peer.node.donor.on_prepared(world.state_bytes)
+    world.compute = compute
+    advance(world, peers[0], 2, 20)
+    forget(world)
+    return world, peers
+
+
+def forget(world: World) -> None:
+    """What happened so far is not of interest."""
+    world.shards_sent = 0
+    for peer in world.peers.values():
+        peer.trace.clear()
+
+
+def part(world: World, one: SimPeer, seconds: float) -> None:
+    """`one` is cut off from all others for so long."""
+    others = [p.index for p in world.peers.values() if p is not one]
+    for other in others:
+        world.cut_link(one.index, other)
+    world.run(world.now + seconds)
+    for other in others:
+        world.restore_link(one.index, other)
+
+
+def comes_back(world: World, one: SimPeer, limit: float = 60.0) -> dict[str, object]:
+    """Runs until it is a member again; the trace's line on where it started from."""
+    world.run_until(lambda: one.node.ctx.role != Role.MEMBER, limit)
+    world.run_until(lambda: one in world.members(), limit)
+    advance(world, one, 2, limit)
+    check(world)
+    return traces(one, "catch_up_from")[-1]
+
+
+@pytest.mark.parametrize("who", [0, 2])
+@pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
+def test_after_a_short_cut_nothing_of_the_state_travels(who: int, seconds: float) -> None:
+    world, peers = slow_run()
+    part(world, peers[who], seconds)
+    line = comes_back(world, peers[who])
+    assert line["source"] == "own state"
+    assert world.shards_sent == 0 and not traces(peers[who], "fetched_state")
+
+
+def test_after_a_long_one_a_snapshot_is_cheaper() -> None:
+    """Members do not even keep more results than a snapshot has bytes."""
+    world, peers = slow_run()
+    part(world, peers[2], 12.0)
+    assert all(len(p.node.steps.history) <= RESULTS + 2 for p in peers[:2])
+    line = comes_back(world, peers[2])
+    assert line["source"] == "snapshot" and "no member keeps" in str(line["reason"])
+    assert traces(peers[2], "fetched_state")
+
+
+def test_how_many_results_are_kept_follows_from_the_sizes() -> None:
+    """The same cut, where a snapshot is as large as twenty results."""
+    world, peers = slow_run(results=20)
+    part(world, peers[2], 12.0)
+    line = comes_back(world, peers[2])
+    assert line["source"] == "own state" and world.shards_sent == 0
+    assert len(traces(peers[2], "fetched")) > RESULTS
+
+
+def test_they_are_kept_for_nobody_who_is_a_member_again() -> None:
+    world, peers = slow_run(results=20)
+    part(world, peers[2], 6.0)
+    comes_back(world, peers[2])
+    world.run(world.now + 4.0)
+    assert all(len(p.node.steps.history) <= 3 for p in peers)
+
+
+def test_a_dead_peer_s_successor_starts_from_a_snapshot() -> None:
+    """Its agent was killed while it was cut off: the new one's worker holds nothing, and nothing is kept for it."""
+    world, peers = slow_run(results=20)
+    part(world, peers[2], 3.0)
+    world.kill(peers[2])
+    again = world.restart(peers[2], 0)
+    world.run_until(lambda: again in world.members(), 60)
+    check(world)
+    assert not traces(again, "catch_up_from") and traces(again, "fetched_state")
+
+
+def test_a_state_that_was_rolled_back_is_not_used() -> None:
+    """The one that is cut off has finished a step whose result the others never got: they do that step again."""
+    world, peers = slow_run()
+    alone, others = peers[2], peers[:2]
+    step = alone.node.steps.finished + 1
+    receive = {p.id: p.reducer.receive for p in others}
+
+    def deaf(peer: SimPeer) -> None:
+        def take(kind: str, src: str, view: int, at: int, parts: object) -> None:
+            if not (kind == "final" and src != peer.id and at == step and view == alone.node.ctx.view.id):
+                receive[peer.id](kind, src, view, at, parts)  # type: ignore[arg-type]
+
+        peer.reducer.receive = take  # type: ignore[method-assign]
+
+    for other in others:
+        deaf(other)
+    world.run_until(lambda: alone.node.steps.finished == step, 10)
+    assert all(p.node.steps.finished == step - 1 for p in others)
+    head = alone.node.steps.head
+    part(world, alone, 4.0)
+    line = comes_back(world, alone)
+    assert others[0].node.steps.finished > step and head not in world.promises.stable.values()
+    assert line["source"] == "snapshot" and traces(alone, "fetched_state")
+
+
+def test_a_state_that_differs_is_found_out_before_promotion() -> None:
+    """Its bytes are not what its lineage says: the shards that differ are fetched after the comparison."""
+    world, peers = slow_run()
+    world.state_bytes = 192
+    part(world, peers[2], 2.0)
+    peers[2].worker.chain = b"a bit flipped in its memory"
+    world.promises.applied = lambda *_: None  # type: ignore[method-assign]
+    line = comes_back(world, peers[2])
+    assert line["source"] == "own state"
+    assert traces(peers[2], "digests_differ") and world.shards_sent > 0
+
+
+def test_a_worker_that_dies_meanwhile_takes_its_state_with_it() -> None:
+    world, peers = slow_run(results=20)
+    part(world, peers[2], 6.0)
+    world.run_until(lambda: bool(traces(peers[2], "catch_up_from")), 10)
+    assert traces(peers[2], "catch_up_from")[-1]["source"] == "own state"
+    assert peers[2].node.ctx.role == Role.LEARNER
+    world.kill_worker(peers[2])
+    world.run_until(lambda: peers[2] in world.members(), 60)
+    check(world)
+    assert traces(peers[2], "fetched_state")
+
+
+def test_keepers_that_die_meanwhile_leave_the_way_by_a_snapshot() -> None:
+    """The results that it needs are gone with the members that kept them: only a newer one is left."""
+    world, peers = slow_run(results=20)
+    part(world, peers[2], 6.0)
+    alone = peers[2]
+    world.run_until(lambda: alone.node.ctx.role == Role.LEARNER, 10)
+    for peer in peers[:2]:
+        peer.node.steps.history.clear()
+    world.run_until(lambda: alone in world.members(), 60)
+    check(world)
+    assert traces(alone, "fetched_state")
+
+
+def test_scripts_that_change_gradients_by_hand_can_not_be_replayed() -> None:
+    world, peers = start(3)
+    for peer in peers:
+        assert peer.node.worker.worker is not None
+        peer.node.worker.worker.by_hand = True
+    assert peers[0].node.returning.own_state() is None
+
+
+def test_two_that_are_cut_off_together_both_go_on_from_their_own() -> None:
+    world, peers = start(5)
+    world.state_bytes = RESULTS * LAYOUT.nbytes
+    for peer in peers:
+        peer.node.donor.on_prepared(world.state_bytes)
+    world.compute = 1.0
+    advance(world, peers[0], 2, 20)
+    forget(world)
+    for a in (3, 4):
+        for b in (0, 1, 2):
+            world.cut_link(a, b)
+    world.run(world.now + 2.0)
+    for a in (3, 4):
+        for b in (0, 1, 2):
+            world.restore_link(a, b)
+    world.run_until(lambda: len(world.members()) == 5 and all(traces(p, "catch_up_from") for p in peers[3:]), 60)
+    assert [traces(p, "catch_up_from")[-1]["source"] for p in peers[3:]] == ["own state"] * 2
+    assert world.shards_sent == 0
+    check(world)
