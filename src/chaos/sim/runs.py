@@ -15,6 +15,7 @@ from chaos.sim.faults import Faults
 from chaos.sim.heap import Runaway
 from chaos.sim.promises import PromiseBroken
 from chaos.sim.schedule import Schedule
+from chaos.sim.symbols import LAYOUT
 from chaos.sim.world import World
 
 JOINS_ONLY = 8
@@ -103,6 +104,8 @@ class DrawnRun(Run):
         self._random = Random(f"{self.stream()} {seed}")
         memory = Random(f"memory {seed}")
         self.world.result_slots, self.world.disk_slots = memory.choice((6, 64)), memory.choice((20, 64))
+        results = memory.choice((1, 3, 40))  # that are as many bytes as the state
+        self.world.state_bytes, self.world.shard_bytes = results * LAYOUT.nbytes, results * LAYOUT.nbytes // 8
         self._omit, self._limit = omit, limit
         self._initial = peers if isinstance(peers, int) else self._random.choice(peers or self.few())
         self.schedule = self._set_up(self._random)
