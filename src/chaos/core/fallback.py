@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from chaos.core.actions import Tell
+from chaos.core.context import Context, Role
+from chaos.core.fetch import Fetch
+from chaos.core.messages import Pause
 from chaos.planning.catchup import CatchUp, JoinCosts, choose
+
+if TYPE_CHECKING:
+    from chaos.core.node import Node
 
 LOSSES = 2
 """After so many snapshots whose results ran away, no estimate is believed any more."""
@@ -60,3 +68,65 @@ class JoinMeter:
                 obstacle=obstacle,
             )
         )
+
+
+class Course:
+    """How one learner catches up with the run: beside it, or while the members wait."""
+
+    def __init__(self, ctx: Context, node: Node) -> None:
+        self._ctx = ctx
+        self._node = node
+        self.reset()
+
+    def reset(self) -> None:
+        """This peer is no learner any more."""
+        self.meter = JoinMeter()
+        self.late = False
+        """The members were asked to wait for a late snapshot."""
+        self.paused_until = 0.0
+        self.text = ""
+        """How this peer catches up, in words of the cost model; '' while too little is measured."""
+        self._dropping = False
+        """It was said that there is no room for results."""
+
+    def lost_track(self, reason: str, by_snapshot: bool) -> None:
+        """Results are gone that are needed: try again, or have the members wait.
+
+        Args:
+            by_snapshot: it was a snapshot whose results ran away, not the own worker's state.
+        """
+        self.meter.losses += by_snapshot
+        result_bytes, limit = self._result_bytes(), self._ctx.kept_for_learners
+        decision = self.meter.decide(self._ctx.now, self._node.learner.newest(), result_bytes, limit)
+        self.late = False
+        self._ctx.emit(Tell(f"this peer can't keep up: {reason}" + (f"; {decision.reason}" if decision else "")))
+        if decision is not None and decision.mode == "late":
+            self.ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
+        elif decision is not None:
+            self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
+
+    def on_dropped(self, step: int, reason: str) -> None:
+        """No room for results: they are fetched once those before them are applied, if they are still kept then."""
+        if self._ctx.role == Role.LEARNER and not self._dropping:
+            self._dropping = True
+            self._ctx.trace("results_dropped", step=step, reason=reason)
+            self._ctx.emit(Tell(f"this peer falls behind: {reason}; later results are fetched once these are applied"))
+
+    def foresee(self, fetch: Fetch) -> None:
+        """Say what is to be expected of replaying, which is tried first; only if it fails the members are to wait."""
+        self.meter.state_bytes = fetch.offer.manifest.nbytes
+        newest, queue = self._node.learner.newest(), self._ctx.kept_for_learners
+        found = self.meter.foresee(self._ctx.now, newest, self._result_bytes(), queue, fetch.rate())
+        if found is not None:
+            self.text = found.reason if found.mode == "replay" else f"tried first, but it may fail: {found.reason}"
+            self._ctx.trace("catch_up_mode", mode="replay", reason=self.text)
+
+    def ask_for_pause(self, seconds: float, reason: str) -> None:
+        """Have the members wait for a late snapshot."""
+        self.late, self.paused_until, self.text = True, self._ctx.now + seconds, reason
+        self._ctx.trace("catch_up_mode", mode="late", reason=reason)
+        self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
+
+    def _result_bytes(self) -> int:
+        worker = self._node.worker.worker
+        return worker.layout.nbytes if worker is not None else 0

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot, Tell
+from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
 from chaos.core.donor import BUSY, PAUSED
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import LinksMeasured, ShardsHeld, ShardStored, SnapshotHashed
-from chaos.core.fallback import JoinMeter
+from chaos.core.fallback import Course
 from chaos.core.fetch import Fetch
 from chaos.core.messages import (
     DonorReady,
-    Pause,
     Ready,
     SnapshotAt,
     SnapshotMissing,
@@ -63,13 +62,7 @@ class Learner:
         self._since = 0.0
         self._measured: dict[str, tuple[float, float]] = {}
         self._attempts = 0
-        self._meter = JoinMeter()
-        self._late = False
-        self._paused_until = 0.0
-        self.course = ""
-        """How this peer catches up, in words of the cost model; '' while too little is measured."""
-        self._dropping = False
-        """It was said that there is no room for results."""
+        self.course = Course(ctx, node)
         self.corrupt: dict[str, int] = {}
         """Corrupt shards by the donor that sent them."""
         self.sharing = Sharing(ctx, node)
@@ -145,48 +138,16 @@ class Learner:
         """This peer is no learner any more, and no member either."""
         self._clear()
         self.phase, self._attempts = Phase.IDLE, 0
-        self._meter, self._late, self._dropping, self.course = JoinMeter(), False, False, ""
+        self.course.reset()
 
     def lost_track(self, reason: str) -> None:
         """Results are gone that this learner would need: try again, or have the members wait for a late snapshot."""
-        if self._keepers is None or self._offer is not None:
-            self._meter.losses += 1  # else it had tried without a snapshot
-        worker, limit = self._node.worker.worker, self._ctx.kept_for_learners
-        result_bytes = worker.layout.nbytes if worker is not None else 0
-        decision = self._meter.decide(self._ctx.now, self._newest(), result_bytes, limit)
-        self._late = False
-        self._ctx.emit(Tell(f"this peer can't keep up: {reason}" + (f"; {decision.reason}" if decision else "")))
-        if decision is not None and decision.mode == "late":
-            self._ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
-        elif decision is not None:
-            self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
+        self.course.lost_track(reason, by_snapshot=self._keepers is None or self._offer is not None)
         self.restart(reason)
-
-    def on_dropped(self, step: int, reason: str) -> None:
-        """No room for results: they are fetched once those before them are applied, if they are still kept then."""
-        if self._ctx.role == Role.LEARNER and not self._dropping:
-            self._dropping = True
-            self._ctx.trace("results_dropped", step=step, reason=reason)
-            self._ctx.emit(Tell(f"this peer falls behind: {reason}; later results are fetched once these are applied"))
-
-    def _foresee(self, fetch: Fetch) -> None:
-        """Say what is to be expected of replaying, which is tried first; only if it fails the members are to wait."""
-        worker, self._meter.state_bytes = self._node.worker.worker, fetch.offer.manifest.nbytes
-        result_bytes, queue = worker.layout.nbytes if worker is not None else 0, self._ctx.kept_for_learners
-        found = self._meter.foresee(self._ctx.now, self._newest(), result_bytes, queue, fetch.rate())
-        if found is not None:
-            self.course = found.reason if found.mode == "replay" else f"tried first, but it may fail: {found.reason}"
-            self._ctx.trace("catch_up_mode", mode="replay", reason=self.course)
-
-    def _ask_for_pause(self, seconds: float, reason: str) -> None:
-        """Have the members wait for a late snapshot."""
-        self._late, self._paused_until, self.course = True, self._ctx.now + seconds, reason
-        self._ctx.trace("catch_up_mode", mode="late", reason=reason)
-        self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
 
     def restart(self, reason: str) -> None:
         """Begin with new donors and a new snapshot."""
-        self._meter.saw(self._ctx.now, self._newest())
+        self.course.meter.saw(self._ctx.now, self.newest())
         for donor in dict.fromkeys([*self._ready, *([self._verify_donor] if self._verify_donor else [])]):
             self._ctx.send(donor, SnapshotRelease(self._target))
         self._clear()
@@ -223,8 +184,8 @@ class Learner:
         elif self.phase == Phase.FETCH and self._fetch is not None:
             for donor in self._fetch.tick():
                 self.on_donor_lost(donor, "nothing comes from it")
-            if not self.course and not self._late and now - self._since > FORESEE_S:
-                self._foresee(self._fetch)
+            if not self.course.text and not self.course.late and now - self._since > FORESEE_S:
+                self.course.foresee(self._fetch)
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
         elif self.phase == Phase.VERIFY:
@@ -255,8 +216,8 @@ class Learner:
         if all(r.replayable for r in self._ready.values()):
             if not self._go_on_from_own():
                 self._choose()
-        elif not self._late or self._ctx.now > self._paused_until:
-            self._ask_for_pause(self._ctx.config.pause_limit_s, BY_HAND)
+        elif not self.course.late or self._ctx.now > self.course.paused_until:
+            self.course.ask_for_pause(self._ctx.config.pause_limit_s, BY_HAND)
             self._ready.clear()
         elif any(r.running for r in self._ready.values()):
             self._ready.clear()  # the round that was open at the pause is still to end: ask again
@@ -270,7 +231,7 @@ class Learner:
         seen += [beat.finished for beat in self._node.liveness.progress.values()]
         finished = max(self._node.steps.finished, *seen)
         running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
-        running = running and not self._late
+        running = running and not self.course.late
         step = finished + (2 + self._margin if running else 0)
         self._target = self._shared_step() or max(step, self._ctx.view.first_step - 1)
         self._base = self._target
@@ -292,7 +253,8 @@ class Learner:
             return False
         views = self._ready[keepers[0]].since
         self._least = max(self._ready[peer].finished for peer in keepers)
-        self._keepers, self._base, self.course = tuple(keepers), own.step, f"from its own state: {start.reason}"
+        self._keepers, self._base = tuple(keepers), own.step
+        self.course.text = f"from its worker's own state: {start.reason}"
         self._ready.clear()
         self._let_go(set(self._candidates()))
         self._enter(Phase.LOAD)
@@ -312,7 +274,7 @@ class Learner:
     def _shared_step(self) -> int:
         """The snapshot that most donors serve to other learners already; 0 if none does, or it did not work before."""
         serves = [ready.serves for ready in self._ready.values() if ready.serves]
-        if not serves or self._late or self._meter.losses:
+        if not serves or self.course.late or self.course.meter.losses:
             return 0
         return max(serves, key=lambda step: (serves.count(step), step))
 
@@ -324,7 +286,7 @@ class Learner:
 
     def _is_overdue(self) -> bool:
         """The step whose snapshot this phase waits for has passed for long, and nothing came of it."""
-        if self._newest() < self._target:
+        if self.newest() < self._target:
             self._due_since = None
         elif self._due_since is None:
             self._due_since = self._ctx.now
@@ -335,9 +297,9 @@ class Learner:
         """The snapshot is of a step to come, and by now the members say that none is under way."""
         beats = self._node.liveness.progress.values()
         standing = bool(beats) and not any(beat.running for beat in beats)
-        return standing and self._target > self._newest() and self._ctx.now - self._since > RETRY_S
+        return standing and self._target > self.newest() and self._ctx.now - self._since > RETRY_S
 
-    def _newest(self) -> int:
+    def newest(self) -> int:
         """The highest step that anybody is known to have finished."""
         beats = [beat.finished for beat in self._node.liveness.progress.values()]
         return max([self._node.steps.finished, *beats])
@@ -457,8 +419,8 @@ class Learner:
         fetch, offer = self._fetch, self._fetch.offer
         for donor in self._ready:
             self._ctx.send(donor, SnapshotRelease(offer.step))
-        self._meter.state_bytes = offer.manifest.nbytes
-        self._meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
+        self.course.meter.state_bytes = offer.manifest.nbytes
+        self.course.meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
         self._ctx.trace(
             "fetched_state",
             step=offer.step,
@@ -501,8 +463,8 @@ class Learner:
         self._verify_donor = self._next_verifier(members, again=was == Phase.VERIFY)
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
-        running = (not beats or any(beat.running for beat in beats)) and not self._late
-        newest = max(steps.highest_seen, self._newest())
+        running = (not beats or any(beat.running for beat in beats)) and not self.course.late
+        newest = max(steps.highest_seen, self.newest())
         step = newest + 1 + self._margin if running else steps.finished
         self._target = step
         self._base = min(step, steps.finished)

@@ -202,7 +202,7 @@ class Node:
                 self.ctx.send(dst, ResultMissing(step))
             case ResultDropped(step, reason):
                 self.steps.on_dropped(step)
-                self.learner.on_dropped(step, reason)
+                self.learner.course.on_dropped(step, reason)
             case RoundComplete():
                 self.steps.on_round_complete(event)
             case LinkUp(info, run):

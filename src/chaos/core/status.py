@@ -28,7 +28,7 @@ def describe(node: Node) -> dict[str, Any]:
         "missing_parties": node.attendance.summary(),
         "cut": [sorted((ctx.name(a), ctx.name(b))) for a, b in (view.cut if view else ())],
         "learner_phase": str(node.learner.phase),
-        "catch_up": node.learner.course,
+        "catch_up": node.learner.course.text,
         "corrupt_shards": {ctx.name(peer): count for peer, count in node.learner.corrupt.items()},
         "straggler_limit_s": view.straggler_limit_s if view else 0.0,
         "members": [_peer(node, p, "member") for p in (view.members if view else ())]
