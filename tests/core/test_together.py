@@ -10,7 +10,7 @@ from chaos.core.messages import SnapshotAt
 from chaos.sim.peer import SimPeer
 from chaos.sim.world import World
 from tests.core.test_fetch import STATE, fetched, wide_run
-from tests.core.test_outcomes import check, traces
+from tests.core.test_outcomes import check, start, traces
 
 MESH = 1e6
 """B/s up and down of everybody."""
@@ -128,4 +128,19 @@ def test_a_snapshot_that_is_still_to_come_is_not_offered_to_another():
     first.wake()
     world.run_until(lambda: len(world.members()) == 3, 10)
     assert second in world.members()
+    check(world)
+
+
+def test_a_donor_whose_worker_dies_pulls_the_very_snapshot_that_it_served():
+    """It was a donor and a fellow in one plan, which no plan allows: the joiner's agent ended."""
+    world, peers = start(3)
+    world.shard_s = 0.5
+    joiner = world.join(3, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.FETCH, 10)
+    world.kill_worker(peers[1])
+    world.run(world.now + 0.05)
+    peers[1].node.steps.history.clear()  # so its own memory is of no use to it
+    for peer in (peers[1], joiner):
+        world.run_until(lambda p=peer: p in world.members(), 30)
+    assert any("learners" in line for line in traces(joiner, "shards_together"))
     check(world)

@@ -92,7 +92,11 @@ class Fetch:
     @property
     def has_donors(self) -> bool:
         """Whether anybody is there who has all of it."""
-        return any(donor.may is None for donor in self._donors.values())
+        return bool(self._whole())
+
+    def _whole(self) -> list[str]:
+        """Who has all of it. A donor that became a learner of the same snapshot, as its worker died, has not."""
+        return sorted(peer for peer, d in self._donors.items() if d.may is None and peer not in self._fellows)
 
     def sources(self) -> dict[str, int]:
         """Bytes by donor, for people."""
@@ -167,7 +171,7 @@ class Fetch:
 
         They don't know each other's rates, so all are taken as equal; what really comes of it is up to `plan`.
         """
-        donors = sorted(peer for peer, donor in self._donors.items() if donor.may is None)
+        donors = self._whole()
         holds = {**self._fellows, self._ctx.id: self._told}
         made = together.plan(
             len(self.offer.hashes),
