@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chaos.core.context import Role
+from chaos.core.events import AnyEvent, ShardsHeld
+from chaos.core.learner import Phase
 from chaos.sim.peer import SimPeer
 from chaos.sim.symbols import LAYOUT
 from chaos.sim.world import World
@@ -163,7 +165,7 @@ def test_keepers_that_die_meanwhile_leave_the_way_by_a_snapshot() -> None:
 
 
 def test_scripts_that_change_gradients_by_hand_can_not_be_replayed() -> None:
-    world, peers = start(3)
+    _, peers = start(3)
     for peer in peers:
         assert peer.node.worker.worker is not None
         peer.node.worker.worker.by_hand = True
@@ -189,3 +191,83 @@ def test_two_that_are_cut_off_together_both_go_on_from_their_own() -> None:
     assert [traces(p, "catch_up_from")[-1]["source"] for p in peers[3:]] == ["own state"] * 2
     assert world.shards_sent == 0
     check(world)
+
+
+# --- a worker that is started anew while its agent holds a snapshot ---------------------------------------------
+
+
+def serving_run(shard_s: float = 0.5) -> tuple[World, list[SimPeer], SimPeer]:
+    """Three members, of which each serves shards of a snapshot, one every `shard_s`, to the fourth peer."""
+    world, peers = start(3)
+    world.shard_s = shard_s
+    joiner = world.join(3, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.FETCH, 10)
+    forget(world)
+    return world, peers, joiner
+
+
+def test_a_restarted_worker_takes_the_snapshot_that_its_agent_serves() -> None:
+    world, peers, joiner = serving_run()
+    served = peers[1].node.donor.served_step()
+    world.kill_worker(peers[1])
+    world.run_until(lambda: peers[1].node.ctx.role == Role.LEARNER, 5)
+    world.run_until(lambda: peers[1] in world.members(), 10)
+    line, loaded = traces(peers[1], "catch_up_from")[-1], traces(peers[1], "fetched_state")[-1]
+    assert (line["source"], line["step"]) == ("own snapshot", served)
+    assert loaded["held"] == loaded["bytes"] and not loaded["sources"]
+    world.run_until(lambda: joiner in world.members(), 30)
+    check(world)
+
+
+def test_results_since_are_kept_for_a_worker_that_takes_its_time_to_start() -> None:
+    world, peers, _ = serving_run()
+    served = peers[1].node.donor.served_step()
+    world.kill_worker(peers[1], restart=1.5)
+    world.run_until(lambda: bool(traces(peers[1], "catch_up_from")), 10)
+    assert peers[1].node.steps.finished > served + 32
+    assert traces(peers[1], "catch_up_from")[-1]["source"] == "own snapshot"
+    world.run_until(lambda: peers[1] in world.members(), 10)
+    check(world)
+
+
+def test_they_are_not_kept_for_ever() -> None:
+    world, peers, joiner = serving_run()
+    world.kill_worker(peers[1], restart=None)
+    world.kill(joiner)
+    world.run(world.now + 8.0)
+    assert peers[1].node.donor.served_step() is None
+    assert len(peers[1].node.steps.history) <= 3
+
+
+def test_a_snapshot_that_is_not_in_memory_any_more_comes_from_the_others() -> None:
+    world, peers, _ = serving_run(0.1)
+    world.kill_worker(peers[1])
+    held: list[bool] = []
+    receive = peers[1]._receive
+
+    def lost(step: int, hashes: tuple[bytes, ...]) -> None:
+        receive(step, hashes)
+        world.disks[peers[1].index].clear()
+        peers[1]._stored[1].clear()
+        held.append(True)
+
+    later = peers[1]._later
+
+    def none(delay: float, event: AnyEvent) -> None:
+        later(delay, ShardsHeld(event.step, ()) if isinstance(event, ShardsHeld) else event)
+
+    peers[1]._receive, peers[1]._later = lost, none  # type: ignore[method-assign]
+    world.run_until(lambda: bool(traces(peers[1], "catch_up_from")), 10)
+    world.run_until(lambda: peers[1] in world.members(), 30)
+    check(world)
+    assert held and traces(peers[1], "fetched_state")[-1]["sources"]
+
+
+def test_a_snapshot_before_a_step_that_is_not_kept_is_of_no_use() -> None:
+    world, peers, _ = serving_run()
+    world.kill_worker(peers[1])
+    world.run(world.now + 0.05)
+    peers[1].node.steps.history.clear()
+    world.run_until(lambda: peers[1] in world.members(), 30)
+    check(world)
+    assert not traces(peers[1], "catch_up_from") and traces(peers[1], "fetched_state")[-1]["sources"]

@@ -27,9 +27,9 @@ from chaos.planning.shards import shard_size
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
-CHECKPOINT = "checkpoint"
-"""The user of a snapshot that is no learner. Not a valid peer id, so it can't collide with one."""
-
+CHECKPOINT, OWN_WORKER = "checkpoint", "own worker"
+"""Users of a snapshot that are no learners. No valid peer ids, so they can't collide with one."""
+AT_HOME = CHECKPOINT, OWN_WORKER
 
 BUSY, PAUSED = "busy", "paused: no quorum here"
 """Reasons for which a snapshot is missing now, and may be had later."""
@@ -86,6 +86,10 @@ class Donor:
         """The step of the snapshot that learners get here now; None if there is none."""
         current = self._snapshot
         return current.step if current is not None and any(user != CHECKPOINT for user in current.users) else None
+
+    def _learners(self) -> list[str]:
+        """Other peers that use the snapshot."""
+        return [user for user in self._snapshot.users if user not in AT_HOME] if self._snapshot is not None else []
 
     # --- requests ------------------------------------------------------------------------------------------
 
@@ -228,17 +232,9 @@ class Donor:
             return
         if current.step > self._node.steps.stable:
             return
-        offer = SnapshotOffer(
-            current.step,
-            current.head,
-            current.data,
-            current.manifest,
-            current.shard_bytes,
-            current.hashes,
-            tuple(current.views[-MOST_VIEWS:]),
-        )
+        offer = self._described(current, current.manifest)
         for user in current.users:
-            if user in current.offered or (user != CHECKPOINT and self._node.pause.reason):
+            if user == OWN_WORKER or user in current.offered or (user != CHECKPOINT and self._node.pause.reason):
                 continue
             current.offered.add(user)
             if user == CHECKPOINT:
@@ -247,6 +243,32 @@ class Donor:
                 )
             else:
                 self._ctx.send(user, offer)
+
+    @staticmethod
+    def _described(current: Snapshot, manifest: StateManifest) -> SnapshotOffer:
+        views = tuple(current.views[-MOST_VIEWS:])
+        return SnapshotOffer(
+            current.step, current.head, current.data, manifest, current.shard_bytes, current.hashes, views
+        )
+
+    def own_offer(self) -> SnapshotOffer | None:
+        """The snapshot that was kept for the own worker, if it can go on from there with what is kept here."""
+        current = self._snapshot
+        if current is None or OWN_WORKER not in current.users or not self._leads_here(current):
+            return None
+        assert current.manifest is not None
+        return self._described(current, current.manifest)
+
+    def _leads_here(self, current: Snapshot) -> bool:
+        """Whether a worker with this snapshot's state would come to where this peer stands by results kept here."""
+        steps = self._node.steps
+        whole = current.manifest is not None and current.hashed and current.head != b""
+        if not whole or not steps.head or not current.step <= min(steps.stable, steps.finished):
+            return False
+        if current.step == steps.finished:
+            return current.head == steps.head
+        since = [steps.history.get(step) for step in range(current.step + 1, steps.finished + 1)]
+        return all(done is not None for done in since) and since[0] is not None and since[0].before == current.head
 
     # --- serving and letting go ----------------------------------------------------------------------------
 
@@ -276,17 +298,20 @@ class Donor:
             self._drop(applied, "past")
 
     def on_worker_died(self) -> None:
-        """An unfinished snapshot is lost; a finished one stays in memory and is served on."""
+        """An unfinished snapshot is lost; a finished one stays in memory, is served on, and serves the next worker."""
         self._prepared = False
         self._waiting.clear()
-        if self._snapshot is not None and self._snapshot.manifest is None:
+        current = self._snapshot
+        if current is not None and current.manifest is None:
             self._drop(0, "the worker died")
+        elif current is not None and self._ctx.role == Role.MEMBER and self._leads_here(current):
+            current.users.append(OWN_WORKER)
 
     def _drop(self, applied: int, reason: str) -> None:
         current, self._snapshot = self._snapshot, None
         assert current is not None
         for user in current.users:
-            if user != CHECKPOINT:
+            if user not in AT_HOME:
                 self._ctx.send(user, SnapshotMissing(current.step, applied, reason))
 
     def tick(self) -> None:
@@ -296,7 +321,9 @@ class Donor:
         if current is None:
             return
         stale = current.step <= self._node.steps.finished - self._ctx.kept_for_learners
-        for user in [u for u in current.users if u != CHECKPOINT and u not in learners]:
+        if stale:
+            self.release(OWN_WORKER, current.step)
+        for user in [u for u in self._learners() if u not in learners]:
             if stale or not current.hashed or self._lost.get(user, 0.0) <= self._ctx.now:
                 self._lost.pop(user, None)
                 self.release(user, current.step)
@@ -319,7 +346,7 @@ class Donor:
     def paused(self) -> None:
         """This peer's side may be the one that is left behind: it stops serving learners, and says so."""
         current = self._snapshot
-        for user in [u for u in current.users if u != CHECKPOINT] if current is not None else ():
+        for user in self._learners():
             assert current is not None
             self._ctx.emit(ServeShards(user, current.step, ()))
             self._ctx.send(user, SnapshotMissing(current.step, self._node.steps.finished, PAUSED))
@@ -332,7 +359,7 @@ class Donor:
         learners = {p.id for p in view.learners}
         self._floors = {peer: step for peer, step in self._floors.items() if peer in learners}
         if self._snapshot is not None:
-            for user in [u for u in self._snapshot.users if u != CHECKPOINT and u not in learners]:
+            for user in [u for u in self._learners() if u not in learners]:
                 if view.member(user) is None and user not in self._lost:
                     self._lost[user] = self._ctx.now + self._ctx.config.keep_for_lost_s
                     self._ctx.emit(ServeShards(user, self._snapshot.step, ()))

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from chaos.core.actions import HashSnapshot, ReceiveSnapshot, ReleaseSnapshot
 from chaos.core.context import Context, Role
-from chaos.core.donor import BUSY, PAUSED
+from chaos.core.donor import BUSY, OWN_WORKER, PAUSED
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import LinksMeasured, ShardsHeld, ShardStored, SnapshotHashed
 from chaos.core.fallback import Course
@@ -153,8 +153,11 @@ class Learner:
         self._clear()
         self._node.worker.forget_state()
         self._ctx.trace("catch_up", reason=reason)
-        self._enter(Phase.PREPARE)
-        self._ask()
+        if (offer := self._node.donor.own_offer()) is not None:
+            self._go_on_from_snapshot(offer)
+        else:
+            self._enter(Phase.PREPARE)
+            self._ask()
 
     def _ask(self) -> None:
         """Ask those members that have not answered yet, as often as need be: a link may have swallowed either."""
@@ -262,6 +265,16 @@ class Learner:
         self._node.steps.adopt(own.step, own.head, own.data, views)
         self._node.worker.pump()
         return True
+
+    def _go_on_from_snapshot(self, offer: SnapshotOffer) -> None:
+        """Go on from the snapshot that this peer itself held when its worker died: all since is here too."""
+        missed = self._node.steps.finished - offer.step
+        reason = f"it lies in this peer's own memory, as do the {missed} results since"
+        self._ctx.trace("catch_up_from", source="own snapshot", step=offer.step, reason=reason)
+        self.course.text = f"from the snapshot of step {offer.step}: {reason}"
+        self._target = self._base = offer.step
+        self._let_go(set(self._candidates()))
+        self._accept_offer(offer)
 
     def _let_go(self, members: set[str]) -> None:
         """Say to those of them who are no donors of this peer now that they aren't: a lost link may have swallowed it.
@@ -378,6 +391,9 @@ class Learner:
                 self.sharing.tell(fetch, info.id, answer=False)
             if fetch.complete:
                 self._fetched()
+            elif not fetch.has_donors:
+                self._node.donor.release(OWN_WORKER, event.step)
+                self.restart("the snapshot that this peer held is not in memory any more")
 
     def on_shard(self, event: ShardStored) -> None:
         fetch = self._fetch
@@ -420,7 +436,8 @@ class Learner:
         for donor in self._ready:
             self._ctx.send(donor, SnapshotRelease(offer.step))
         self.course.meter.state_bytes = offer.manifest.nbytes
-        self.course.meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
+        if fetch.sources():
+            self.course.meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
         self._ctx.trace(
             "fetched_state",
             step=offer.step,
@@ -439,6 +456,7 @@ class Learner:
         """The worker stands at a boundary without state: give it what was fetched, if it is whole."""
         if self.phase in (Phase.LOAD, Phase.VERIFY, Phase.READY) and self._offer is not None:
             self._enter(Phase.LOAD)
+            self._node.donor.give_up()  # its memory is going to be that of this worker's snapshots
             self._node.worker.prepare_snapshot()
             self._node.worker.load(self._offer.manifest)
 

@@ -22,6 +22,7 @@ TOLD = frozenset({
     *("digests_differ", "diverged", "rejoin", "lost_track", "checkpoint", "checkpoint_failed", "pause", "slow_donor"),
     *("corrupt_shard", "protocol_error", "force", "force_failed", "lineage", "other_lineage", "warning", "left_out"),
     *("link_down", "fetched_state", "refused", "slow_bytes", "lags", "catch_up_mode", "results_dropped"),
+    "catch_up_from",
 })  # fmt: skip
 """Kinds that become events by their own sentence. Changes of the view become events too."""
 SETTLED = 2

@@ -29,6 +29,11 @@ MODES = {
     "late": "a late snapshot, for which the members wait",
     "ranges": "ranges",
 }
+START = {
+    "own state": "what its worker holds",
+    "own snapshot": "the snapshot that it holds itself",
+    "snapshot": "a snapshot",
+}
 
 
 def sentence(line: Line) -> str:
@@ -74,7 +79,8 @@ def _commit(line: Line) -> str:
 
 def _fetched(line: Line) -> str:
     count = len(line["sources"])
-    return f"has the state of step {line['step']}: {line['bytes'] / 1e6:.1f} MB from {count} donor{'s' * (count != 1)}"
+    source = f"from {count} donor{'s' * (count != 1)}" if count else "all of which was here"
+    return f"has the state of step {line['step']}: {line['bytes'] / 1e6:.1f} MB {source}"
 
 
 def _gone(line: Line) -> str:
@@ -111,6 +117,7 @@ _WORDS: dict[str, Callable[[Line], str]] = {
     "results_dropped": lambda line: f"has no room for results from step {line['step']} on: {line['reason']}",
     "results_on_disk": lambda line: f"{line['bytes'] / 1e6:.0f} of {line['most'] / 1e6:.0f} MB of results wait on disk",
     "learner": lambda line: f"catching up: {line['phase']}",
+    "catch_up_from": lambda line: f"starts from {START[line['source']]}: {line['reason']}",
     "catch_up": lambda line: f"catches up: {line['reason']}",
     "digests_equal": lambda line: f"its state of step {line['step']} equals that of {line['about']}",
     "digests_differ": lambda line: f"its state of step {line['step']} differs from a member's",

@@ -44,12 +44,12 @@ def choose_start(state_bytes: int, result_bytes: int, missed: int) -> Start:
         raise ChaosError(f"cannot choose between {missed} results of {result_bytes} bytes and a state of {state_bytes}")
     if missed == 0:
         return Start(True, "its worker's state is of the last finished step")
-    results = f"the {missed} results that its worker's state lacks are {_mb(missed * result_bytes)}"
+    results = f"its worker's state lacks {missed} result{'s' * (missed != 1)} of {_mb(result_bytes)}"
     if not state_bytes:
         return Start(False, f"{results}, and how large a snapshot would be is not known")
     if missed * result_bytes <= state_bytes:
-        return Start(True, f"{results}, a snapshot would be {_mb(state_bytes)}")
-    return Start(False, f"{results}, a snapshot is {_mb(state_bytes)}")
+        return Start(True, f"{results}; a snapshot would be {_mb(state_bytes)}")
+    return Start(False, f"{results}, and a snapshot is only {_mb(state_bytes)}")
 
 
 def _mb(nbytes: int) -> str:

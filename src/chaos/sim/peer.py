@@ -275,7 +275,8 @@ class SimPeer:
 
     def _receive(self, step: int, hashes: tuple[bytes, ...]) -> None:
         """What of it lies on this host: in the file of an earlier process, or in the own snapshot."""
-        own = self.node.learner._own_hashes or ()
+        donor = self.node.donor._snapshot
+        own = self.node.learner._own_hashes or (donor.hashes if donor is not None else ())
         disk = self.world.disks.setdefault(self.index, set())
         found = {i for i, name in enumerate(hashes) if name in disk or name in own}
         self._stored, self._hashes = (step, found), hashes
@@ -378,6 +379,10 @@ class SimPeer:
     @property
     def by_hand(self) -> bool:
         return self.world.by_hand
+
+    @property
+    def result_bytes(self) -> int:
+        return self.world.result_bytes
 
     @property
     def state_bytes(self) -> int:

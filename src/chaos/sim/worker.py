@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from chaos.core import worker_messages as wm
 from chaos.core.data import held
 from chaos.core.types import SampleRange, StateManifest
@@ -25,6 +27,8 @@ class Desk(Protocol):
     def samples(self) -> int: ...
     @property
     def by_hand(self) -> bool: ...
+    @property
+    def result_bytes(self) -> int: ...
     @property
     def state_bytes(self) -> int: ...
     @property
@@ -53,7 +57,7 @@ class Worker:
         self._desk.from_worker(self, message, delay)
 
     def start(self) -> None:
-        self._say(wm.Register(1, FINGERPRINT, LAYOUT))
+        self._say(wm.Register(1, FINGERPRINT, replace(LAYOUT, nbytes=self._desk.result_bytes)))
 
     def hear(self, message: wm.FromAgent, head: bytes) -> None:
         """`head` is the lineage after a commit's step, for the promises."""

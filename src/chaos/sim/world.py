@@ -22,7 +22,7 @@ from chaos.sim.heap import EventHeap
 from chaos.sim.network import Network
 from chaos.sim.peer import ClockSkew, SimPeer
 from chaos.sim.promises import CRASH, Promises, state_of
-from chaos.sim.symbols import Result, peer_id, verify
+from chaos.sim.symbols import LAYOUT, Result, peer_id, verify
 from chaos.sim.worker import Worker
 
 SAMPLES = 10_000
@@ -89,6 +89,8 @@ class World:
         """Seconds until the words of a dead peer on this host are found."""
         self.shard_s = 0.002
         """Seconds that a shard takes."""
+        self.result_bytes = LAYOUT.nbytes
+        """Of a result that is fetched: where there are `pipes`, it takes its time. Other frames take 64 bytes."""
         self.state_bytes = 64
         self.shard_bytes = 8
         self.without_memory: set[int] = set()
@@ -187,7 +189,8 @@ class World:
             self.heap.at(1e-5, lambda: sender.post(lambda: sender.reducer.receive(kind, dst, view, step, parts)))
             return
         take = partial(receiver.reducer.receive, kind, sender.id, view, step, parts)
-        self.carry(sender, dst, 64, self.network.bulk_delay, Frame(self, sender, receiver, step, take).send)
+        nbytes = self.result_bytes if kind == "result" else 64
+        self.carry(sender, dst, nbytes, self.network.bulk_delay, Frame(self, sender, receiver, step, take).send)
 
     def shard(self, sender: SimPeer, dst: str, step: int, shard: int) -> None:
         """A shard, damaged or not. One that is lost with a link is asked for again by the core."""
