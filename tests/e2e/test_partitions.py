@@ -45,6 +45,28 @@ def test_a_frozen_peer_that_wakes_up_does_no_harm(cluster: Cluster) -> None:
     check_run(cluster, job, peers)
 
 
+def test_a_peer_that_is_back_after_some_steps_fetches_nothing_of_its_large_state(cluster: Cluster) -> None:
+    """Its worker holds the state of a dozen steps ago, and the others have kept their small results."""
+    job = cluster.job(frozen_mb=40, sleep_s=0.3)
+    a, b, c = peers = cluster.found("abc", job)
+    at = time.time()
+    b.freeze()
+    cluster.until(lambda: "b" not in a.view["members"] and "b" not in c.view["members"], 5, "a and c go on without b")
+    before = min(a.step, c.step)
+    cluster.until(lambda: min(a.step, c.step) >= before + 4, 20, "a and c train")
+    b.freeze(frozen=False)
+    cluster.until_member(b, since=at, seconds=60)
+    start = b.entries("catch_up_from")[-1]
+    assert start["source"] == "own state" and "a snapshot would be" in start["reason"]
+    assert not [line for line in b.entries("fetched_state") if line["wall"] > at]
+    fetched = [line["step"] for line in b.entries("fetched") if line["wall"] > at]
+    assert len(fetched) >= 3 and min(fetched) == start["step"] + 1
+    told = [line for line in b.entries("digests_equal") if line["wall"] > at]
+    assert told, "its state was compared before it became a member"
+    cluster.finish(peers)
+    check_run(cluster, job, peers)
+
+
 def test_a_lost_host_pauses_the_lighter_half_until_it_is_forced(cluster: Cluster, tmp_path: Path) -> None:
     job = cluster.job()
     a = cluster.start("a", job, "--min-peers", "2", host="north")
