@@ -19,13 +19,18 @@ RESULTS = 3
 def slow_run(compute: float = 1.0, results: int = RESULTS) -> tuple[World, list[SimPeer]]:
     """Three members whose steps take about `compute` seconds."""
     world, peers = start(3)
+    slow_down(world, peers, compute, results)
+    return world, peers
+
+
+def slow_down(world: World, peers: list[SimPeer], compute: float, results: int) -> None:
+    """Their steps take so long from now on, and their state is as large as so many results."""
     world.state_bytes = results * LAYOUT.nbytes
     for peer in peers:
         peer.node.donor.on_prepared(world.state_bytes)
     world.compute = compute
     advance(world, peers[0], 2, 20)
     forget(world)
-    return world, peers
 
 
 def forget(world: World) -> None:
@@ -80,7 +85,61 @@ def test_how_many_results_are_kept_follows_from_the_sizes() -> None:
     part(world, peers[2], 12.0)
     line = comes_back(world, peers[2])
     assert line["source"] == "own state" and world.shards_sent == 0
-    assert len(traces(peers[2], "fetched")) > RESULTS
+    kinds = [(kind, fields.get("phase")) for _, kind, fields in peers[2].trace]
+    before = kinds[: kinds.index(("learner", "verify"))]
+    assert before.count(("fetched", None)) > RESULTS, "it is compared once all that it missed is here"
+
+
+@pytest.mark.parametrize(("disk", "source"), [(0, "snapshot"), (10, "own state")])
+def test_a_small_ring_of_results_has_room_for_the_run_first(disk: int, source: str) -> None:
+    """Of four slots two are for who is behind: what is kept for a lost peer beyond that lies on disk, if anywhere."""
+    world = World(0)
+    world.result_slots, world.disk_slots = 4, disk
+    peers = [world.found(0)]
+    for index in (1, 2):
+        peers.append(world.join(index, 0))
+        world.run_until(lambda n=index: len(world.members()) == n + 1, 10)
+    slow_down(world, peers, 1.0, 20)
+    part(world, peers[2], 5.0)
+    assert all(len(p.reducer.results) - len(p.reducer._on_disk) <= 3 for p in peers[:2])
+    assert comes_back(world, peers[2])["source"] == source
+
+
+def test_what_the_worker_may_still_read_is_not_released() -> None:
+    """It computes on through the cut: nobody knows whether it has read the last result yet."""
+    world, peers = slow_run(compute=6.0)
+    alone = peers[2].node
+    world.run(world.now + 0.5)
+    released: list[tuple[int, int]] = []
+    release = peers[2].reducer.release
+
+    def note(step: int) -> None:
+        assert alone.worker.worker is not None
+        released.append((step, alone.worker.worker.holds))
+        release(step)
+
+    peers[2].reducer.release = note  # type: ignore[method-assign]
+    part(world, peers[2], 1.0)
+    assert comes_back(world, peers[2], 120)["source"] == "own state"
+    assert released and all(step <= holds for step, holds in released)
+
+
+def test_what_was_loaded_over_is_held_no_more() -> None:
+    world, peers = slow_run()
+    part(world, peers[2], 12.0)
+    comes_back(world, peers[2])
+    assert peers[2].node.worker.worker is not None and peers[2].node.worker.worker.former is None
+
+
+def test_a_step_that_is_not_stable_is_none_to_go_on_from() -> None:
+    """It could still be rolled back, if those that hold it are lost."""
+    world, peers = slow_run()
+    part(world, peers[2], 1.0)
+    donor, own = peers[0].node, peers[2].node.steps
+    step, head = own.finished, own.head
+    assert donor.returning.views_since(peers[2].id, step, head)
+    donor.steps.stable = step - 1
+    assert not donor.returning.views_since(peers[2].id, step, head)
 
 
 def test_they_are_kept_for_nobody_who_is_a_member_again() -> None:
@@ -104,7 +163,7 @@ def test_a_dead_peer_s_successor_starts_from_a_snapshot() -> None:
 
 def test_a_state_that_was_rolled_back_is_not_used() -> None:
     """The one that is cut off has finished a step whose result the others never got: they do that step again."""
-    world, peers = slow_run()
+    world, peers = slow_run(results=20)
     alone, others = peers[2], peers[:2]
     step = alone.node.steps.finished + 1
     receive = {p.id: p.reducer.receive for p in others}
@@ -174,12 +233,7 @@ def test_scripts_that_change_gradients_by_hand_can_not_be_replayed() -> None:
 
 def test_two_that_are_cut_off_together_both_go_on_from_their_own() -> None:
     world, peers = start(5)
-    world.state_bytes = RESULTS * LAYOUT.nbytes
-    for peer in peers:
-        peer.node.donor.on_prepared(world.state_bytes)
-    world.compute = 1.0
-    advance(world, peers[0], 2, 20)
-    forget(world)
+    slow_down(world, peers, 1.0, RESULTS)
     for a in (3, 4):
         for b in (0, 1, 2):
             world.cut_link(a, b)

@@ -71,7 +71,8 @@ class Returning:
             return finished
         worker = self._node.worker.known
         result_bytes = worker.layout.nbytes if worker is not None else 1
-        most = worth_keeping(self._node.donor.state_bytes, result_bytes, self._ctx.kept_results)
+        room = min(self._ctx.config.retain_results, self._ctx.kept_for_learners) - 1  # and the one it is known to hold
+        most = worth_keeping(self._node.donor.state_bytes, result_bytes, max(room, 0))
         self._left = {peer: left for peer, left in self._left.items() if finished - left.step <= most}
         return min((left.step for left in self._left.values()), default=finished)
 
