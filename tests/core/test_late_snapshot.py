@@ -95,6 +95,55 @@ def test_a_learner_says_how_it_catches_up_and_why():
     assert len(traces(joiner, "catch_up_mode")) == 1 and not joiner.node.status()["catch_up"]
 
 
+def slow_join(uplink: float, seconds: float) -> tuple[World, SimPeer, SimPeer]:
+    """A joiner beside two members with these uplinks (B/s), which pull 1 MB of state; steps take 25 ms. Runs until it
+    is a member, or so long."""
+    world, peers = wide_run([uplink] * 2)
+    joiner = world.join(2, 0)
+    world.reaches(lambda: joiner in world.members(), seconds)
+    return world, peers[0], joiner
+
+
+def test_the_members_wait_for_the_last_part_of_a_snapshot_whose_results_find_no_room():
+    """It takes 10 s, and there is room for 224 results: before, all of it had come in vain before anybody waited, for
+    as long as a whole one takes."""
+    world, member, joiner = slow_join(5e4, 14.0)
+    assert joiner in world.members()
+    world.run(world.now + 1.0)
+    assert len(traces(joiner, "catch_up")) == 1 and world.shards_sent <= 101
+    line = traces(joiner, "catch_up_mode")[-1]
+    assert line["mode"] == "late" and "of 224 results wait; the members pause" in str(line["reason"])
+    paused = next(t for t, kind, _ in member.trace if kind == "pause")
+    steps = sum(kind == "commit" and t < paused for t, kind, _ in member.trace)
+    assert steps > 0.9 * 224, "they went on as long as there was room"
+    resumed = next(t for t, kind, _ in member.trace if kind == "commit" and t > paused + 1.0)
+    assert resumed - paused < 7.0, "a whole snapshot takes 10 s"
+    world.promises.equal_states()
+
+
+def test_nobody_waits_where_waiting_is_of_no_use():
+    """The state takes 50 s, the members wait 30 s at most: the joiner is told, and the run goes on without a pause."""
+    world, member, joiner = slow_join(1e4, 160.0)
+    assert joiner not in world.members()
+    assert not traces(member, "pause")
+    told = [str(line["text"]) for line in traces(joiner, "told")]
+    assert any("they wait for 30 s at most, so they are not asked to" in text for text in told)
+
+
+def test_a_pause_that_is_over_is_none():
+    """A learner that compared with the present step of a run that goes on again never met it."""
+    world, peers = run_of_three()
+    joiner = world.join(3, 1)
+    lose_track_twice(world, joiner)
+    course = joiner.node.learner.course
+    world.run_until(lambda: course.late, 5)
+    course._paused_until = world.now
+    for peer in peers:
+        peer.node.steps._pauses.clear()
+        peer.node.steps.advance()
+    world.run_until(lambda: joiner in world.members(), 10)
+
+
 def test_what_can_not_work_is_said_before_it_fails():
     meter = JoinMeter(state_bytes=100_000)
     assert meter.foresee(10.0, 200, 1000, 32, 1e5) is None, "the run's pace is not known"

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from chaos.core.errors import ChaosError
-from chaos.planning.catchup import JoinCosts, choose
+from chaos.planning.catchup import Backlog, JoinCosts, choose, wait_for_rest
 
 MB = 10**6
 
@@ -208,3 +208,34 @@ def test_senseless_input(field: str, value: float) -> None:
 def test_more_senseless_input(field: str, value: float) -> None:
     with pytest.raises(ChaosError, match=f"{field} = {value}"):
         replace(BASE, **{field: value})
+
+
+# --- how the members are asked to wait for the rest -------------------------------------------------------------
+
+NEARLY_FULL = Backlog(left_bytes=50 * MB, waiting=90, room=100, lag=5, kept=40, result_bytes=MB, link=5.0 * MB)
+# 50 MB of state and the 5 results that are not here take 11 s.
+WAITS = [
+    ("nearly full", {}, 11.0, "90 of 100 results wait; the members pause for about 11 s while the last 50000000 bytes"),
+    ("room left", {"waiting": 89}, None, ""),
+    ("two steps are still to fit in", {"waiting": 13, "room": 15}, 11.0, "13 of 15"),
+    ("too few to tell", {"waiting": 8, "room": 8}, None, ""),
+    ("too long for the members", {"link": 1.8 * MB}, None, ""),
+    ("just not too long", {"link": 1.9 * MB}, 55 / 1.9, "pause for about 28.9 s"),
+    ("lost already", {"waiting": 101}, None, ""),
+    ("nothing has come", {"link": 0.0}, None, ""),
+    ("the state is here, and its results fit", {"left_bytes": 0}, None, ""),
+    ("results don't get through", {"left_bytes": 0, "lag": 36}, 7.2, "it lags 36 results"),
+    ("nor beside the state", {"waiting": 40, "lag": 36}, 17.2, "it lags 36 results"),
+    ("the members keep those no more", {"lag": 41}, None, ""),
+]
+
+
+@pytest.mark.parametrize(("_", "change", "pause_s", "words"), WAITS)
+def test_members_wait_for_the_rest_only_where_that_helps(
+    _: str, change: dict[str, float], pause_s: float | None, words: str
+) -> None:
+    wait = wait_for_rest(replace(NEARLY_FULL, **change), 30.0)  # type: ignore[arg-type]
+    if pause_s is None:
+        assert wait is None
+    else:
+        assert wait is not None and wait.pause_s == pytest.approx(pause_s) and words in wait.reason

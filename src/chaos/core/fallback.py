@@ -9,11 +9,15 @@ from chaos.core.actions import Tell
 from chaos.core.context import Context, Role
 from chaos.core.fetch import Fetch
 from chaos.core.messages import Pause
-from chaos.planning.catchup import CatchUp, JoinCosts, choose
+from chaos.planning.catchup import Backlog, CatchUp, JoinCosts, choose, wait_for_rest
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
 
+FORESEE_S = 1.0
+"""So long after a transfer began its rate is known well enough to say how it will go."""
+LOOK_S = 0.1
+"""So often it is looked at whether results still find room: steps that take less than a millisecond are few in it."""
 LOSSES = 2
 """After so many snapshots whose results ran away, no estimate is believed any more."""
 
@@ -34,6 +38,12 @@ class JoinMeter:
         if self.first is None:
             self.first = (now, newest)
 
+    def step_s(self, now: float, newest: int) -> float:
+        """Seconds from one step of the run to the next since this join began; 0 while that is not known."""
+        if self.first is None or newest <= self.first[1]:
+            return 0.0
+        return (now - self.first[0]) / (newest - self.first[1])
+
     def decide(self, now: float, newest: int, result_bytes: int, queue_results: int) -> CatchUp | None:
         """Whether to replay once more or to have the members wait; None while nothing was lost or measured."""
         if self.losses == 0 or not self.fetch_s:
@@ -49,12 +59,9 @@ class JoinMeter:
     def _choose(
         self, now: float, newest: int, result_bytes: int, queue_results: int, rate: float, obstacle: str
     ) -> CatchUp | None:
-        if not self.state_bytes or self.first is None:
+        step_s = self.step_s(now, newest)
+        if not self.state_bytes or not step_s or not result_bytes:
             return None
-        began, step = self.first
-        if newest <= step or now <= began or not result_bytes:
-            return None
-        step_s = (now - began) / (newest - step)
         link = rate + result_bytes / step_s
         return choose(
             JoinCosts(
@@ -81,11 +88,10 @@ class Course:
     def reset(self) -> None:
         """This peer is no learner any more."""
         self.meter = JoinMeter()
-        self.late = False
-        """The members were asked to wait for a late snapshot."""
-        self.paused_until = 0.0
+        self._paused_until = 0.0
         self.text = ""
         """How this peer catches up, in words of the cost model; '' while too little is measured."""
+        self._looked_at = 0.0
         self._dropping = False
         """It was said that there is no room for results."""
 
@@ -96,14 +102,18 @@ class Course:
             by_snapshot: it was a snapshot whose results ran away, not the own worker's state.
         """
         self.meter.losses += by_snapshot
-        result_bytes, limit = self._result_bytes(), self._ctx.kept_for_learners
-        decision = self.meter.decide(self._ctx.now, self._node.learner.newest(), result_bytes, limit)
-        self.late = False
-        self._ctx.emit(Tell(f"this peer can't keep up: {reason}" + (f"; {decision.reason}" if decision else "")))
-        if decision is not None and decision.mode == "late":
-            self.ask_for_pause(min(2 * decision.pause_s + 2.0, self._ctx.config.pause_limit_s), decision.reason)
+        now, newest, room = self._ctx.now, self._node.learner.newest(), self._room()
+        decision = self.meter.decide(now, newest, self._result_bytes(), room)
+        self._paused_until = 0.0
+        limit_s, free_s = self._ctx.config.pause_limit_s, room * self.meter.step_s(now, newest)
+        hopeless = decision is not None and decision.mode == "late" and decision.pause_s > limit_s + free_s
+        words = f"; {decision.reason}" if decision is not None else ""
+        words += f". But they wait for {limit_s:g} s at most, so they are not asked to" if hopeless else ""
+        self._ctx.emit(Tell(f"this peer can't keep up: {reason}{words}"))
+        if decision is not None and decision.mode == "late" and not hopeless:
+            self.ask_for_pause(decision.pause_s, decision.reason)
         elif decision is not None:
-            self._ctx.trace("catch_up_mode", mode=decision.mode, reason=decision.reason)
+            self._ctx.trace("catch_up_mode", mode="replay", reason=words.removeprefix("; "))
 
     def on_dropped(self, step: int, reason: str) -> None:
         """No room for results: they are fetched once those before them are applied, if they are still kept then."""
@@ -112,18 +122,55 @@ class Course:
             self._ctx.trace("results_dropped", step=step, reason=reason)
             self._ctx.emit(Tell(f"this peer falls behind: {reason}; later results are fetched once these are applied"))
 
-    def foresee(self, fetch: Fetch) -> None:
-        """Say what is to be expected of replaying, which is tried first; only if it fails the members are to wait."""
+    @property
+    def late(self) -> bool:
+        """The members were asked to wait, and do so still."""
+        return self._ctx.now < self._paused_until
+
+    def look(self, fetch: Fetch, since: float) -> None:
+        """While a snapshot comes, or its results are caught up with: say how it goes, and have the members wait if it
+        would fail.
+
+        Args:
+            since: when this began.
+        """
+        now = self._ctx.now
+        if self.late or now - since < FORESEE_S or now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        if not self.text and not fetch.complete:
+            self._foresee(fetch)
+        steps, newest = self._node.steps, self._node.learner.newest()
+        backlog = Backlog(
+            left_bytes=fetch.left_bytes,
+            waiting=max(0, newest - self._node.learner.base_step),
+            room=self._room(),
+            lag=max(0, newest - steps.finished),
+            kept=self._ctx.kept_for_learners,
+            result_bytes=self._result_bytes(),
+            link=fetch.rate() if not fetch.complete else self.meter.state_bytes / max(self.meter.fetch_s, 1e-6),
+        )
+        wait = wait_for_rest(backlog, self._ctx.config.pause_limit_s)
+        if wait is not None:
+            self.ask_for_pause(wait.pause_s, wait.reason)
+
+    def _room(self) -> int:
+        """Results that may wait: what there is room for here, and of later ones those that the members keep."""
+        return self._ctx.result_slots + self._ctx.disk_slots + self._ctx.kept_for_learners
+
+    def _foresee(self, fetch: Fetch) -> None:
+        """Say what is to be expected of replaying, by the rate at which the snapshot comes."""
         self.meter.state_bytes = fetch.offer.manifest.nbytes
-        newest, queue = self._node.learner.newest(), self._ctx.kept_for_learners
-        found = self.meter.foresee(self._ctx.now, newest, self._result_bytes(), queue, fetch.rate())
+        newest, result_bytes = self._node.learner.newest(), self._result_bytes()
+        found = self.meter.foresee(self._ctx.now, newest, result_bytes, self._room(), fetch.rate())
         if found is not None:
             self.text = found.reason if found.mode == "replay" else f"tried first, but it may fail: {found.reason}"
             self._ctx.trace("catch_up_mode", mode="replay", reason=self.text)
 
-    def ask_for_pause(self, seconds: float, reason: str) -> None:
-        """Have the members wait for a late snapshot."""
-        self.late, self.paused_until, self.text = True, self._ctx.now + seconds, reason
+    def ask_for_pause(self, expected_s: float, reason: str) -> None:
+        """Have the members wait for a snapshot, or for its rest, that is expected to take so long."""
+        seconds = min(2 * expected_s + 2.0, self._ctx.config.pause_limit_s)
+        self._paused_until, self.text = self._ctx.now + seconds, reason
         self._ctx.trace("catch_up_mode", mode="late", reason=reason)
         self._ctx.send_all(self._ctx.view.member_ids(), Pause(seconds))
 

@@ -102,6 +102,11 @@ class Fetch:
         """Bytes by donor, for people."""
         return {self._ctx.name(peer): count * self.offer.shard_bytes for peer, count in self._from.items()}
 
+    @property
+    def left_bytes(self) -> int:
+        """Of the snapshot, still to come."""
+        return min(len(self._missing) * self.offer.shard_bytes, self.offer.manifest.nbytes)
+
     def rate(self) -> float:
         """B/s that come of those who have sent something; 0 while nobody has."""
         size, now = self.offer.shard_bytes, self._ctx.now

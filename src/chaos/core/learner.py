@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from chaos.core.node import Node
 
 BY_HAND = "the script changes gradients between sync() and step(), so results alone can't be replayed"
-FORESEE_S = 1.0
-"""So long after a transfer began its rate is known well enough to say how it will go."""
 RETRY_S = 0.3
 """Between attempts where a donor was busy with another learner's snapshot."""
 
@@ -187,10 +185,11 @@ class Learner:
         elif self.phase == Phase.FETCH and self._fetch is not None:
             for donor in self._fetch.tick():
                 self.on_donor_lost(donor, "nothing comes from it")
-            if not self.course.text and not self.course.late and now - self._since > FORESEE_S:
-                self.course.foresee(self._fetch)
+            self.course.look(self._fetch, self._since)
         elif self.phase == Phase.LOAD:
             self._maybe_verify()
+            if self.phase == Phase.LOAD and self._fetch is not None:
+                self.course.look(self._fetch, self._since)
         elif self.phase == Phase.VERIFY:
             if (self._retry_at and now >= self._retry_at) or self._is_overdue() or self._waits_for_nothing():
                 self._start_verify()
@@ -219,7 +218,7 @@ class Learner:
         if all(r.replayable for r in self._ready.values()):
             if not self._go_on_from_own():
                 self._choose()
-        elif not self.course.late or self._ctx.now > self.course.paused_until:
+        elif not self.course.late:
             self.course.ask_for_pause(self._ctx.config.pause_limit_s, BY_HAND)
             self._ready.clear()
         elif any(r.running for r in self._ready.values()):
@@ -483,7 +482,7 @@ class Learner:
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self.course.late
         newest = max(steps.highest_seen, self.newest())
-        step = newest + 1 + self._margin if running else steps.finished
+        step = newest + 1 + self._margin if running else self.newest()
         self._target = step
         self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)

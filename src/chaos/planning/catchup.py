@@ -20,6 +20,9 @@ from typing import Literal
 from chaos.core.errors import ChaosError
 
 MOST_RANGES = 64
+NEARLY, SPARE = 0.9, 2
+"""So much of the room for results may fill before the members are asked to wait, and so many results have to fit in
+still: the steps that are open when they hear of it."""
 NEAR = 1.05
 """Of two numbers of ranges the smaller is taken if its delay is within this factor: each snapshot costs the members
 a copy, and the estimates are no better than that."""
@@ -113,6 +116,57 @@ def choose(costs: JoinCosts) -> CatchUp:
     if costs.may_pause and late.members_lose_s < chosen.members_lose_s:
         return late
     return _by_results(costs, courses[0], chosen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backlog:
+    """How far a learner is while a snapshot comes, or is being followed by its results."""
+
+    left_bytes: int
+    """Of the snapshot, still to come."""
+    waiting: int
+    """Results since the snapshot, here or not."""
+    room: int
+    """So many may wait, here and at the members together."""
+    lag: int
+    """Of those waiting, results that are not here."""
+    kept: int
+    """So many of these the members keep."""
+    result_bytes: int
+    link: float
+    """B/s that come of snapshot and results together, as measured; 0: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The members are to wait for so long while the rest comes, and why."""
+
+    pause_s: float
+    reason: str
+
+
+def wait_for_rest(backlog: Backlog, limit_s: float) -> Wait | None:
+    """Have the members wait once the room for results is nearly full, for no longer than the rest takes to come.
+
+    None while there is room, and where it would be of no use: the rest takes longer than they wait at most, or results
+    are lost already.
+    """
+    full = backlog.left_bytes > 0 and _is_nearly(backlog.waiting, backlog.room)
+    late = _is_nearly(backlog.lag, backlog.kept)
+    lost = backlog.waiting > backlog.room or backlog.lag > backlog.kept
+    if not (full or late) or lost or backlog.link <= 0:
+        return None
+    pause_s = (backlog.left_bytes + backlog.lag * backlog.result_bytes) / backlog.link
+    if pause_s > limit_s:
+        return None
+    which = f"{backlog.waiting} of {backlog.room} results wait" if full else f"it lags {backlog.lag} results"
+    rest = f"{backlog.left_bytes} bytes of the state" if backlog.left_bytes else "results"
+    return Wait(pause_s, f"{which}; the members pause for about {pause_s:.3g} s while the last {rest} come")
+
+
+def _is_nearly(count: int, room: int) -> bool:
+    """Whether so little room is left. Where there is room for a few only, a lag of some steps says nothing."""
+    return room > 4 * SPARE and count >= min(NEARLY * room, room - SPARE)
 
 
 @dataclass(frozen=True, slots=True)
