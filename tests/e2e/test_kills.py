@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.e2e.cluster import Cluster, Peer
@@ -110,3 +112,25 @@ def test_whole_groups_die_while_the_state_is_fetched(cluster: Cluster) -> None:
     cluster.until_member(e)
     cluster.finish([b, c, e])
     check_run(cluster, job, [b, c, e])
+
+
+def test_a_new_worker_takes_the_snapshot_that_its_agent_holds_for_a_joiner(cluster: Cluster) -> None:
+    """It comes out of the agent's memory, with the results that the agent has kept since: nobody is asked for it."""
+    job = cluster.job(frozen_mb=100, sleep_s=0.05)
+    a, b, c = cluster.found("abc", job)
+    d = cluster.start("d", job, join=[a.address()])
+    until_fetching(cluster, d, 0.0)
+    d.freeze()
+    time.sleep(2.0)  # until b has hashed its copy
+    assert not d.entries("fetched_state"), "d was frozen too late for this test"
+    at = b.kill("worker")
+    cluster.until_member(b, since=at)
+    start = [line for line in b.entries("catch_up_from") if line["wall"] > at]
+    loaded = [line for line in b.entries("fetched_state") if line["wall"] > at]
+    assert [line["source"] for line in start] == ["own snapshot"]
+    assert loaded[0]["sources"] == {} and loaded[0]["held"] >= loaded[0]["bytes"] > 100e6
+    assert loaded[0]["step"] == b.entries("snapshot")[0]["step"]
+    d.freeze(frozen=False)
+    cluster.until_member(d)
+    cluster.finish([a, b, c, d])
+    check_run(cluster, job, [a, b, c, d])
