@@ -141,6 +141,8 @@ class Course:
         if not self.text and not fetch.complete:
             self._foresee(fetch)
         steps, newest = self._node.steps, self._node.learner.newest()
+        took_s = self.meter.fetch_s
+        link = fetch.rate() if not fetch.complete else self.meter.state_bytes / took_s if took_s else 0.0
         backlog = Backlog(
             left_bytes=fetch.left_bytes,
             waiting=max(0, newest - self._node.learner.base_step),
@@ -148,7 +150,7 @@ class Course:
             lag=max(0, newest - steps.finished),
             kept=self._ctx.kept_for_learners,
             result_bytes=self._result_bytes(),
-            link=fetch.rate() if not fetch.complete else self.meter.state_bytes / max(self.meter.fetch_s, 1e-6),
+            link=link,
         )
         wait = wait_for_rest(backlog, self._ctx.config.pause_limit_s)
         if wait is not None:

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 
 from chaos.core.context import Context, Role
 from chaos.core.lineage import OwnState
-from chaos.core.messages import MOST_VIEWS, DonorReady
+from chaos.core.messages import DonorReady
 from chaos.core.types import View
 from chaos.planning.returning import Start, choose_start, worth_keeping
 
 if TYPE_CHECKING:
     from chaos.core.node import Node
+
+
+FEW_VIEWS = 16
+"""Who was away for more takes a snapshot: the views since travel in one message, and one of 1000 peers has 180 KB."""
 
 
 @dataclass
@@ -61,7 +65,7 @@ class Returning:
             peer: left
             for peer, left in self._left.items()
             if view.member(peer) is None
-            and len(left.views) <= MOST_VIEWS
+            and len(left.views) <= FEW_VIEWS
             and ((info := view.learner(peer)) is None or info.incarnation == left.incarnation)
         }
 
