@@ -90,19 +90,31 @@ def test_how_many_results_are_kept_follows_from_the_sizes() -> None:
     assert before.count(("fetched", None)) > RESULTS, "it is compared once all that it missed is here"
 
 
-@pytest.mark.parametrize(("disk", "source"), [(0, "snapshot"), (10, "own state")])
-def test_a_small_ring_of_results_has_room_for_the_run_first(disk: int, source: str) -> None:
-    """Of four slots two are for who is behind: what is kept for a lost peer beyond that lies on disk, if anywhere."""
+def test_a_small_ring_of_results_has_room_for_the_run_first() -> None:
+    """Of four slots two are for who is behind. The disk is for learners: to fill it makes steps wait for slots."""
     world = World(0)
-    world.result_slots, world.disk_slots = 4, disk
+    world.result_slots, world.disk_slots = 4, 10
     peers = [world.found(0)]
     for index in (1, 2):
         peers.append(world.join(index, 0))
         world.run_until(lambda n=index: len(world.members()) == n + 1, 10)
     slow_down(world, peers, 1.0, 20)
     part(world, peers[2], 5.0)
-    assert all(len(p.reducer.results) - len(p.reducer._on_disk) <= 3 for p in peers[:2])
-    assert comes_back(world, peers[2])["source"] == source
+    assert all(len(p.reducer.results) <= 3 and not p.reducer._on_disk for p in peers[:2])
+    assert comes_back(world, peers[2])["source"] == "snapshot"
+
+
+def test_void_attempts_take_the_room_of_results_that_are_kept() -> None:
+    """Their slots are freed with their step: with both a small ring would be full, and the run would stand still."""
+    world, peers = slow_run(results=20)
+    part(world, peers[2], 1.0)
+    node = peers[0].node
+    left = node.returning._left[peers[2].id]
+    node.ctx.result_slots = 6
+    assert node.ctx.kept_results == 3 and sum(view.abort for view in left.views) == 1
+    assert node.returning.floor(left.step + 2) == left.step
+    left.views.append(left.views[-1])
+    assert node.returning.floor(left.step + 2) == left.step + 2
 
 
 def test_what_the_worker_may_still_read_is_not_released() -> None:

@@ -71,14 +71,18 @@ class Returning:
 
     def floor(self, finished: int) -> int:
         """Results from this step on are kept for those that were cut off; `finished` if for none."""
-        if not self._left:
-            return finished
+        self._left = {peer: left for peer, left in self._left.items() if finished - left.step <= self._worth(left)}
+        return min((left.step for left in self._left.values()), default=finished)
+
+    def _worth(self, left: Left) -> int:
+        """So many results are kept for it at most.
+
+        In the ring they share half of the slots with those of void attempts, which rest until their step is released.
+        """
         worker = self._node.worker.known
         result_bytes = worker.layout.nbytes if worker is not None else 1
-        room = min(self._ctx.config.retain_results, self._ctx.kept_for_learners) - 1  # and the one it is known to hold
-        most = worth_keeping(self._node.donor.state_bytes, result_bytes, max(room, 0))
-        self._left = {peer: left for peer, left in self._left.items() if finished - left.step <= most}
-        return min((left.step for left in self._left.values()), default=finished)
+        room = self._ctx.kept_results - sum(view.abort for view in left.views)
+        return worth_keeping(self._node.donor.state_bytes, result_bytes, max(0, room))
 
     def views_since(self, peer: str, step: int, head: bytes) -> tuple[View, ...]:
         """The views since `step`, if `peer` stood on this lineage there and all results since are kept here."""

@@ -25,7 +25,7 @@ def worth_keeping(state_bytes: int, result_bytes: int, room: int) -> int:
     Args:
         state_bytes: of a snapshot; 0 if not known: then nothing is kept.
         result_bytes: of one result.
-        room: results that may be kept at all, in memory or on disk.
+        room: results that may be kept in memory at all.
     """
     if state_bytes < 0 or result_bytes <= 0 or room < 0:
         raise ChaosError(f"cannot tell what is worth keeping of {result_bytes} bytes a result, {state_bytes} the state")
