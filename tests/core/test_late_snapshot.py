@@ -3,6 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
+from chaos.core.events import Tick
 from chaos.core.fallback import JoinMeter
 from chaos.core.learner import Phase
 from chaos.sim.peer import SimPeer
@@ -120,6 +121,19 @@ def test_the_members_wait_for_the_last_part_of_a_snapshot_whose_results_find_no_
     resumed = next(t for t, kind, _ in member.trace if kind == "commit" and t > paused + 1.0)
     assert resumed - paused < 7.0, "a whole snapshot takes 10 s"
     world.promises.equal_states()
+
+
+def test_the_members_wait_as_well_where_results_do_not_get_through_to_the_learner():
+    """There would be room for them here, but the members keep no more than 96."""
+    world, member, joiner = slow_join(5e4, 2.0)
+    node = joiner.node
+    assert node.learner.phase == Phase.FETCH and not traces(member, "pause")
+    for peer, beat in node.liveness.progress.items():
+        node.liveness.progress[peer] = replace(beat, finished=node.steps.finished + 90)
+    node.learner.course._looked_at = 0.0
+    joiner.handle(Tick())
+    assert str(traces(joiner, "catch_up_mode")[-1]["reason"]).startswith("it lags 90 results; the members pause")
+    world.run_until(lambda: bool(traces(member, "pause")), 1.0)
 
 
 def test_nobody_waits_where_waiting_is_of_no_use():
