@@ -296,6 +296,16 @@ def test_results_since_are_kept_for_a_worker_that_takes_its_time_to_start() -> N
     check(world)
 
 
+def test_a_snapshot_is_of_no_use_where_scripts_change_gradients_by_hand() -> None:
+    world, peers, _ = serving_run()
+    for peer in peers:
+        assert peer.node.worker.worker is not None
+        peer.node.worker.worker.by_hand = True
+    world.kill_worker(peers[1], restart=None)
+    world.run(world.now + 0.1)
+    assert peers[1].node.donor.own_offer() is None
+
+
 def test_they_are_not_kept_for_ever() -> None:
     world, peers, joiner = serving_run()
     world.kill_worker(peers[1], restart=None)

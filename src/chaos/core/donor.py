@@ -263,7 +263,10 @@ class Donor:
         """Whether a worker with this snapshot's state would come to where this peer stands by results kept here."""
         steps = self._node.steps
         whole = current.manifest is not None and current.hashed and current.head != b""
-        if not whole or not steps.head or not current.step <= min(steps.stable, steps.finished):
+        known = self._node.worker.known
+        if not whole or not steps.head or current.step > min(steps.stable, steps.finished):
+            return False
+        if known is not None and known.by_hand:
             return False
         if current.step == steps.finished:
             return current.head == steps.head

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORESEE_S = 1.0
 """So long after a transfer began its rate is known well enough to say how it will go."""
 LOOK_S = 0.1
-"""So often it is looked at whether results still find room: steps that take less than a millisecond are few in it."""
+"""So often results that wait are counted."""
 LOSSES = 2
 """After so many snapshots whose results ran away, no estimate is believed any more."""
 
