@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import allreduce, handling, join, kill, leave, links, observing
+from benchmarks import allreduce, handling, join, kill, leave, links, observing, scaleout
 from benchmarks.report import Table, machine, progress, write
 
 RESULTS = Path(__file__).with_name("results")
-ALL = {
+ALL: dict[str, Callable[[], Table | list[Table]]] = {
     "allreduce": allreduce.run,
     "handling": handling.run,
     "join": join.run,
@@ -17,6 +18,7 @@ ALL = {
     "leave": leave.run,
     "links": links.run,
     "observing": observing.run,
+    "scaleout": scaleout.run,
 }
 
 
@@ -30,10 +32,13 @@ def main() -> None:
     tables: list[Table] = []
     measured_on: list[str] = []
     for name in which:
-        measured_on.append(machine())
-        print(measured_on[-1], flush=True)
-        tables.append(ALL[name]())
-        print(tables[-1].text(), flush=True)
+        now = machine()
+        print(now, flush=True)
+        found = ALL[name]()
+        for table in found if isinstance(found, list) else [found]:
+            tables.append(table)
+            measured_on.append(now)
+            print(table.text(), flush=True)
         page = write(tables, measured_on, RESULTS)
     progress(f"written: {page}")
 

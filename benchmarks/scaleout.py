@@ -1,7 +1,5 @@
 """How long a joiner waits for the state, over what the links allow: Chaos and seven other ways on the same networks.
 
-    python -m benchmarks.scaleout            writes results/scaleout.md and results/scaleout.png
-
 Simulated: flows that share uplinks and downlinks fairly, latencies, and on top of it the real `core.fetch` with the
 real `planning.replan`, which know nothing of the links beforehand. The other methods that share out know each rate
 with an error of 25 %. The limit counts what training leaves over.
@@ -9,17 +7,15 @@ with an error of 25 %. The limit counts what training leaves over.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import median
 
 from benchmarks import baselines
 from benchmarks.network import JOINER, Instance, Network, Outcome, draw
-from benchmarks.report import Table, machine, progress
+from benchmarks.report import Table, progress, spread
 from chaos.core.actions import Send
 from chaos.core.context import Context, NodeConfig
 from chaos.core.events import ShardStored
@@ -29,12 +25,12 @@ from chaos.core.types import DataState, PeerInfo, StateManifest
 from chaos.planning.shards import shard_size
 
 TICK_S = 0.02
-RESULTS = Path(__file__).parent / "results"
 SLOW, FAST = (20.0, 155.0), (100.0, 1000.0)
 """Mbit/s."""
 DONORS = (2, 4, 8, 16, 32)
-CASES = {10**8: (4, DONORS), 10**9: (2, (2, 8, 32)), 10**10: (1, (8,))}
-"""Bytes of state: how many networks are drawn per number of donors, and for which numbers of donors."""
+CASES = {10**8: (4, DONORS), 10**9: (2, (2, 8, 32)), 10**10: (1, (8,)), 10**11: (1, (8,))}
+"""Bytes of state: how many networks are drawn per number of donors and range of rates; for which numbers of donors."""
+DIPPED_STATE, DIPPED_DONORS = 10**9, 8
 
 
 @dataclass
@@ -128,14 +124,24 @@ def measure(instance: Instance) -> dict[str, Outcome]:
     return {name: method(instance.network()) for name, method in METHODS.items()}
 
 
-def spread(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
+@dataclass
+class Measured:
+    """Of each method, by bytes of state and number of donors: one value per network."""
+
+    ratios: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
+    """Delay over the limit."""
+    idle: dict[tuple[str, int, int], list[float]] = field(default_factory=dict)
+    """Seconds for which every incumbent stands still."""
+    dipped: dict[str, list[float]] = field(default_factory=dict)
+    """Delay over the limit, where a donor falls to a tenth after a third of it."""
+
+    def ratio(self, name: str, states: Iterable[int], donors: Iterable[int]) -> list[float]:
+        ways = [(name, state, count) for state in states for count in donors]
+        return [ratio for way in ways for ratio in self.ratios.get(way, ())]
 
 
-def main() -> None:
-    ratios: dict[tuple[str, int, int], list[float]] = {}
-    idle: dict[tuple[str, int, int], list[float]] = {}
-    dipped: dict[str, list[float]] = {}
+def measure_all() -> Measured:
+    found = Measured()
     began = time.monotonic()
     for state_bytes, (number, several) in CASES.items():
         for donors in several:
@@ -143,76 +149,39 @@ def main() -> None:
                 for seed in range(number):
                     instance = draw(seed, state_bytes, donors, mbits)
                     for name, outcome in measure(instance).items():
-                        ratios.setdefault((name, state_bytes, donors), []).append(outcome.delay_s / instance.limit_s)
-                        idle.setdefault((name, state_bytes, donors), []).append(outcome.idle_s)
-                    if state_bytes == 10**9 and donors == 8:
+                        way = name, state_bytes, donors
+                        found.ratios.setdefault(way, []).append(outcome.delay_s / instance.limit_s)
+                        found.idle.setdefault(way, []).append(outcome.idle_s)
+                    if state_bytes == DIPPED_STATE and donors == DIPPED_DONORS:
                         dip = replace(instance, dip=(instance.limit_s / 3, seed % donors, 0.1))
                         for name, outcome in measure(dip).items():
-                            dipped.setdefault(name, []).append(outcome.delay_s / instance.limit_s)
+                            found.dipped.setdefault(name, []).append(outcome.delay_s / instance.limit_s)
             progress(f"{state_bytes:.0e} bytes, {donors} donors: {time.monotonic() - began:.0f} s")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "scaleout.md").write_text(text(ratios, idle, dipped))
-    picture(ratios, RESULTS / "scaleout.png")
-    sys.stdout.write(text(ratios, idle, dipped))
+    return found
 
 
-def text(
-    ratios: dict[tuple[str, int, int], list[float]],
-    idle: dict[tuple[str, int, int], list[float]],
-    dipped: dict[str, list[float]],
-) -> str:
+def run() -> list[Table]:
+    found = measure_all()
     by_donors = Table(
-        "Delay over the limit, by donors (all states; median, lowest, highest)", ("method", *map(str, DONORS))
+        "Simulated joins: delay over the limit, by donors (all states; median, lowest, highest)",
+        ("method", *map(str, DONORS)),
+        axes=("donors", "delay / what the links allow (median)"),
     )
-    by_state = Table("Delay over the limit, by state", ("method", *(f"{s / 1e9:g} GB" for s in CASES)))
-    waits = Table("Seconds for which every incumbent stands still, 100 MB (median)", ("method", *map(str, DONORS)))
+    by_state = Table("Simulated joins: delay over the limit, by state", ("method", *(f"{s / 1e9:g} GB" for s in CASES)))
+    waits = Table(
+        "Simulated joins: seconds for which every incumbent stands still, 100 MB (median)",
+        ("method", *map(str, DONORS)),
+    )
     dips = Table(
-        "Delay over the limit, 1 GB from 8 donors, of which one falls to a tenth after a third", ("method", "ratio")
+        "Simulated joins: delay over the limit, 1 GB from 8 donors, of which one falls to a tenth after a third",
+        ("method", "ratio"),
     )
     for name in METHODS:
-        by_donors.rows.append(
-            (name, *(spread([r for s in CASES for r in ratios.get((name, s, d), ())]) for d in DONORS))
-        )
-        by_state.rows.append(
-            (name, *(spread([r for d in DONORS for r in ratios.get((name, s, d), ())]) for s in CASES))
-        )
-        waits.rows.append((name, *(f"{median(idle[name, 10**8, d]):.1f}" for d in DONORS)))
-        dips.rows.append((name, spread(dipped[name])))
-    networks = sum(2 * number * len(several) for number, several in CASES.values())
-    head = f"# A joiner's state over simulated networks\n\n{__doc__.split(chr(10) * 2, 2)[2].strip()}\n\n"
-    head += (
-        f"{networks} networks, half of them with links of 20 to 155 Mbit/s and half with 100 to 1000. {machine()}\n\n"
-    )
-    return head + "\n".join(table.text() for table in (by_donors, by_state, waits, dips))
-
-
-def picture(ratios: dict[tuple[str, int, int], list[float]], path: Path) -> None:
-    """Median ratio by donors, one line per method, on logarithmic scales."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8.5, 5))
-    for name in METHODS:
-        middle = [median([r for s in CASES for r in ratios.get((name, s, d), ())]) for d in DONORS]
-        own = name == "Chaos"
-        axes.plot(DONORS, middle, marker="o", linewidth=3 if own else 1.5, label=name, zorder=3 if own else 2)
-    axes.axhline(1.0, color="black", linewidth=1, linestyle=":")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(DONORS, [str(d) for d in DONORS])
-    ticks = [1, 2, 5, 10, 20, 50, 100]
-    axes.set_yticks(ticks, [str(t) for t in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("donors")
-    axes.set_ylabel("delay / what the links allow (median)")
-    axes.set_title("A joiner's wait for the state")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize=9)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-
-
-if __name__ == "__main__":
-    main()
+        several = {count: found.ratio(name, CASES, [count]) for count in DONORS}
+        by_donors.rows.append((name, *(spread(ratios, digits=2) for ratios in several.values())))
+        by_donors.lines[name] = {count: median(ratios) for count, ratios in several.items()}
+        by_state.rows.append((name, *(spread(found.ratio(name, [s], DONORS), digits=2) for s in CASES)))
+        waits.rows.append((name, *(f"{median(found.idle[name, 10**8, d]):.1f}" for d in DONORS)))
+        waits.bars[f"{name}, 8 donors"] = median(found.idle[name, 10**8, 8])
+        dips.rows.append((name, spread(found.dipped[name], digits=2)))
+    return [by_donors, by_state, waits, dips]

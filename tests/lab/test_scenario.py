@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from chaos.core.errors import ChaosError
+from chaos.lab.carrier import Quality
 from chaos.lab.scenario import load, parse_rate
-from chaos.lab.wire import Quality
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").rglob("*.toml"))
 

@@ -47,16 +47,20 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Traces, logs and summary.json go there. Default: a new one.")
     ] = None,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Relays on loopback instead of namespaces: needs no rights; no loss.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a scenario and judge the promises. The exit code is 0 only if all were kept."""
     loaded = load(scenario)
-    enter_user_namespace()
-    if (reason := missing()) is not None:
-        raise ChaosError(f"there can be no lab here: {reason}. The simulator needs nothing: `chaos sim`")
+    if not emulate:
+        enter_user_namespace()
+        if (reason := missing()) is not None:
+            raise ChaosError(f"there can be no lab here: {reason}. `chaos lab run --emulate` needs nothing of this")
     folder = empty_folder(out)
     console = Console(stderr=as_json)
-    with signals_as_exits(), Hosts(loaded, scenario.resolve().parent, folder) as hosts:
+    with signals_as_exits(), Hosts(loaded, scenario.resolve().parent, folder, emulate) as hosts:
         ids = hosts.peer_ids()
         result = Lab(hosts, lambda text: console.print(text, highlight=False)).run()
     summary = summarise(result.entries, events_of(result.done), ids)
@@ -105,8 +109,8 @@ def enter_user_namespace() -> None:
     prefix = ["unshare", "--user", "--map-root-user", "--"]
     if shutil.which("unshare") is None or subprocess.run([*prefix, "true"], capture_output=True).returncode:
         raise ChaosError(
-            "the lab needs root, or a user namespace, and this system allows you neither; without rights there is "
-            "the simulator: `chaos sim --scenario FILE`. Shaping inside the transport is not supported"
+            "the lab needs root, or a user namespace, and this system allows you neither; `chaos lab run --emulate` "
+            "needs no rights: relays on loopback, without loss"
         )
     os.environ[INSIDE] = "1"
     os.execvp(prefix[0], [*prefix, sys.executable, "-m", "chaos.cli.main", *sys.argv[1:]])

@@ -13,24 +13,30 @@ from types import TracebackType
 from chaos.agent.party import Party
 from chaos.core.errors import ChaosError
 from chaos.lab import cgroups, guard
+from chaos.lab.carrier import Carrier
 from chaos.lab.peer import Peer
+from chaos.lab.relay import Relays
 from chaos.lab.scenario import Host, Scenario
-from chaos.lab.wire import Wire, address
+from chaos.lab.wire import Wire
 
 PREFIX = "chaos-lab-"
-PORT = 7700
 JOB = Path(__file__).parents[1] / "examples" / "synthetic.py"
 CLIENT_S = 30.0
 
 
 class Hosts:
-    """Namespaces, parties and peers of one scenario. Traces and logs go to `out`, everything else is removed."""
+    """Namespaces, parties and peers of one scenario. Traces and logs go to `out`, everything else is removed.
 
-    def __init__(self, scenario: Scenario, base: Path, out: Path) -> None:
+    Args:
+        base: what the scenario's own paths are relative to.
+        emulate: relays on loopback instead of namespaces.
+    """
+
+    def __init__(self, scenario: Scenario, base: Path, out: Path, emulate: bool = False) -> None:
         self.scenario = scenario
         self.out = out
         self._base = base
-        """What the scenario's own paths are relative to."""
+        self._emulate = emulate
         self.peers: dict[int, Peer] = {}
         """The latest peer of each host that had one."""
         self.remarks: list[str] = []
@@ -39,7 +45,7 @@ class Hosts:
         self._guard = guard.Guard(PREFIX)
         self.directory = self._guard.directory
         try:
-            self.wire = Wire(len(self.scenario.hosts), self.scenario.mtu, self.scenario.seed)
+            self.wire = self._carrier()
             self._groups = [self._limited(host) for host in self.scenario.hosts]
             self._make_parties()
         except BaseException:
@@ -68,6 +74,16 @@ class Hosts:
         """By name: they follow from the keys that the parties made for them."""
         return {host.name: str(self._parties[host.party].peer(host.name).peer_id) for host in self.scenario.hosts}
 
+    def _carrier(self) -> Carrier:
+        scenario = self.scenario
+        if self._emulate:
+            if scenario.loses_packets():
+                self.remarks.append(
+                    "no packet was lost, whatever the scenario says: relays carry what TCP has received"
+                )
+            return Relays([host.name for host in scenario.hosts], scenario.seed)
+        return Wire(len(scenario.hosts), scenario.mtu, scenario.seed)
+
     def _limited(self, host: Host) -> list[Path]:
         try:
             return cgroups.make(f"{self.directory.name}-{host.name}", host.cores, host.memory_mb)
@@ -91,12 +107,12 @@ class Hosts:
     def start(self, host: int, contacts: list[int], *options: str) -> Peer:
         """Start its peer, which asks these hosts to let it in; without any it founds the run."""
         what, name = self.scenario.hosts[host], self.name(host)
-        own = f"{address(host)}:{PORT}"
         command = [*self.wire.enter(host), sys.executable, "-m", "chaos.cli.main", "run", "--name", name]
-        command += ["--listen", own, "--advertise", own, "--trace", str(self.trace(host))]
+        command += ["--listen", self.wire.listen_at(host), "--advertise", self.wire.reached_at(host)]
+        command += ["--trace", str(self.trace(host))]
         command += ["--party", str(self._parties[what.party].directory), "--max-restarts", "100", *options]
         for contact in contacts:
-            command += ["--join", f"{address(contact)}:{PORT}"]
+            command += ["--join", self.wire.reached_at(contact)]
         log = self.out / f"{name}.log"
         groups = self._groups[host]
         with log.open("wb") as output:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
 
+from chaos.lab.carrier import Carrier, Quality
 from chaos.lab.scenario import Fault, Scenario, draw, parse_rate
-from chaos.lab.wire import Quality, Wire
 
 Pair = tuple[int, int]
 
@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 class Network:
     """A wire, kept as the scenario and its faults say. Pairs may be given in either order."""
 
-    def __init__(self, wire: Wire, scenario: Scenario) -> None:
+    def __init__(self, wire: Carrier, scenario: Scenario) -> None:
         self._wire = wire
         self._scenario = scenario
         self._random = Random(scenario.seed)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from chaos.core.errors import ChaosError
+from chaos.lab.carrier import Traffic
 from chaos.lab.faults import Done, Faults
 from chaos.lab.hosts import Hosts
 from chaos.lab.network import Network
 from chaos.lab.scenario import Fault
-from chaos.lab.wire import Traffic
 from chaos.observe.trace_file import Entry, TraceFiles
 
 LOOK_S = 0.05

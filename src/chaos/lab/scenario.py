@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from chaos.core.errors import ChaosError
-from chaos.lab.wire import MAX_HOSTS, Quality, mesh
+from chaos.lab.carrier import MAX_HOSTS, Quality, mesh
 
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 RATE = re.compile(r"(\d+(?:\.\d+)?)(?:\.\.(\d+(?:\.\d+)?))?\s*([kmg]?)bit", re.IGNORECASE)
@@ -103,6 +103,11 @@ class Scenario(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All of them, with their names."""
         given = self.host or (Host(),) * self.peers
         return tuple(h if h.name else msgspec.structs.replace(h, name=f"p{n}") for n, h in enumerate(given))
+
+    def loses_packets(self) -> bool:
+        """Whether some link has a loss at some time."""
+        losses = [self.loss, *(link.loss for link in self.link), *(fault.loss for fault in self.fault)]
+        return any(losses)
 
     def number(self, who: int | str) -> int:
         """A host's number. Raises ChaosError if there is none."""

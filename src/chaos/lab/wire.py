@@ -9,43 +9,15 @@ import selectors
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from chaos.core.errors import ChaosError
+from chaos.lab.carrier import MAX_HOSTS, PORT, Quality, Traffic
 
 SOURCE = Path(__file__).with_name("wire.c")
-MAX_HOSTS = 64
 PATIENCE_S = 10.0
 """Making 64 namespaces takes a tenth of it."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """What one direction of a link is like."""
-
-    rate: float = 0.0
-    """Bits per second; 0: as fast as the machine carries it."""
-    latency_ms: float = 0.0
-    """One way."""
-    jitter_ms: float = 0.0
-    """Up to so much more, drawn for each packet; packets stay in order."""
-    loss: float = 0.0
-    """Share of the packets, 0 to 1."""
-    queue_ms: float = 100.0
-    """A packet that would wait longer for its turn is dropped."""
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What went in one direction of a link so far."""
-
-    packets: int = 0
-    nbytes: int = 0
-    """With the headers of IP and TCP."""
-    dropped: int = 0
 
 
 class Wire:
@@ -98,6 +70,11 @@ class Wire:
     def enter(self, host: int) -> list[str]:
         """What a command begins with that is to run on this host."""
         return ["nsenter", f"--net=/proc/{self._keepers[host]}/ns/net", "--"]
+
+    def listen_at(self, host: int) -> str:
+        return f"{address(host)}:{PORT}"
+
+    reached_at = listen_at
 
     def set_direction(self, sender: int, receiver: int, quality: Quality | None) -> None:
         """From now on. None: nothing arrives, and nobody is told."""
@@ -172,8 +149,3 @@ def missing() -> str | None:
 def address(host: int) -> str:
     """Its IPv4 address."""
     return f"10.77.0.{host + 1}"
-
-
-def mesh(hosts: int) -> Sequence[tuple[int, int]]:
-    """All pairs, the lower number first."""
-    return [(a, b) for a in range(hosts) for b in range(a + 1, hosts)]

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from chaos.sim.heap import EventHeap
 
+DONE_S = 1e-9
+"""What would take no longer has been sent: after an hour the clock can't tell such times apart from none."""
+
 Port = tuple[str, str]
 """('up' or 'down', peer)."""
 
@@ -73,8 +76,8 @@ class Pipes:
         if plan != self._plan:
             return
         self._move()
-        ended = [flow for flow in self._flows if flow.left <= 1e-6]
-        self._flows = [flow for flow in self._flows if flow.left > 1e-6]
+        ended = [flow for flow in self._flows if flow.left <= flow.rate * DONE_S]
+        self._flows = [flow for flow in self._flows if flow not in ended]
         self._share()
         for flow in ended:
             flow.done()
