@@ -414,6 +414,23 @@ def test_a_bit_that_flips_at_a_learner_that_was_compared_already(seed: int, ahea
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_a_learner_is_found_to_differ_while_its_worker_is_dead(seed: int) -> None:
+    """Its next worker got the old snapshot, which led nowhere: what followed was forgotten with the difference."""
+    world = World(seed, latency=0.02)
+    world.network.bulk_delay = 0.02
+    world.found(0)
+    joiner = world.join(1, 0)
+    world.run_until(lambda: joiner.node.learner.phase == Phase.VERIFY, 5)
+    world.corrupt.add((joiner.index, joiner.node.steps.finished + 3))
+    world.kill_worker(joiner, restart=0.5)
+    world.run_until(lambda: bool(traces(joiner, "diverged")), 5)
+    assert joiner.node.worker.worker is None
+    world.run_until(lambda: len(world.members()) == 2, 10)
+    advance(world, joiner, 3)
+    check(world)
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_a_restarted_worker_does_not_write_over_what_is_still_to_be_sent(seed: int) -> None:
     """The dead worker's contribution counts in the retry, and its gradients were those of its successor by then."""
     world, (first, second) = start(2, seed)

@@ -128,8 +128,11 @@ class Learner:
             self.reset()
 
     def begin(self, reason: str) -> None:
-        """Catch up, if there is a worker to catch up; one that is being restarted finds a fresher snapshot."""
-        if self._ctx.role == Role.LEARNER and self._node.worker.worker is not None:
+        """Catch up, if there is a worker to catch up; one that is being restarted finds a fresher snapshot.
+
+        What was begun with a former worker begins anew even so: what there is of it leads nowhere any more.
+        """
+        if self._ctx.role == Role.LEARNER and (self._node.worker.worker is not None or self.phase != Phase.IDLE):
             self.restart(reason)
 
     def reset(self) -> None:
