@@ -1,7 +1,8 @@
 """`python -m benchmarks.peers [SYSTEM]...`: Chaos beside what users would pick instead.
 
 Writes `results/peers-DATE.md` and `.json` after every event, and extends what it wrote earlier that day. Without
-options: all systems on loopback, then over links of 200 Mbit/s with computing between the steps.
+options: all systems on loopback, under churn with half a second of computing a step, and over links of 200 Mbit/s with
+two.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ VARIANTS = ("tight", "default")
 
 @dataclass(frozen=True)
 class Work:
-    """Links, and seconds of computing between the steps."""
+    """Links, seconds of computing between the steps, and what is to happen."""
 
     links: Links
     compute: float
+    events: tuple[str, ...] = EVENTS
 
 
-DEFAULT = (Work(Links(), 0.0), Work(Links("200mbit"), 2.0))
+SINGLE = tuple(event for event in EVENTS if event != "churn")
+DEFAULT = (Work(Links(), 0.0, SINGLE), Work(Links(), 0.5, ("churn",)), Work(Links("200mbit"), 2.0, SINGLE))
 """At 200 Mbit/s a step's 100 MB take 5.3 s at least: computing is a quarter of a step."""
 
 
@@ -44,12 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     path = options.out / f"peers-{datetime.now(UTC):%Y-%m-%d}.json"
     namespaces = may_make_namespaces()
-    plan = Plan(options.events, options.rounds, options.churn * 60, options.seed, options.patience)
     path.parent.mkdir(parents=True, exist_ok=True)
     results = read(path)
     results.calls.append(this_call())
     progress(results.calls[-1])
     for work in options.work:
+        plan = Plan(work.events, options.rounds, options.churn * 60, options.seed, options.patience)
         if work.links.rate and not namespaces:
             progress(f"left out: {work.links}, as there is no right to make shaped links")
             continue
@@ -69,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compute", type=float, metavar="SECONDS", help="of each step in which workers only sleep")
     parser.add_argument("--rounds", type=int, default=3, help="joins, leaves, kills and freezes of each")
     parser.add_argument("--settings", choices=(*VARIANTS, "both"), default="both")
-    parser.add_argument("--events", default=",".join(EVENTS), help="which, separated by commas; '' for steps only")
+    parser.add_argument("--events", help=f"of {','.join(EVENTS)}; '' for steps only")
     parser.add_argument("--churn", type=float, default=4.0, metavar="MINUTES")
     parser.add_argument("--seed", type=int, default=1, help="of the churn")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds; what takes longer has failed")
@@ -78,24 +81,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in options.systems:
         if name not in SYSTEMS:
             parser.error(f"there is no system {name!r}: choose from {', '.join(SYSTEMS)}")
-    options.events = tuple(event for event in options.events.split(",") if event)
-    for event in options.events:
-        if event not in EVENTS:
-            parser.error(f"there is no event {event!r}: choose from {', '.join(EVENTS)}")
     try:
-        options.work = works(options.links, options.delay, options.compute)
+        options.work = works(options)
     except (ValueError, ChaosError) as error:
         parser.error(str(error))
     return options
 
 
-def works(rate: str | None, delay: str, compute: float | None) -> list[Work]:
+def works(options: argparse.Namespace) -> list[Work]:
     """Those asked for; raises ValueError or ChaosError."""
-    if rate is not None:
-        return [Work(Links.parse(rate, delay), compute or 0.0)]
-    if delay != "0ms":
+    given = options.links, options.compute, options.events
+    if options.links is None and options.delay != "0ms":
         raise ValueError("--delay needs --links")
-    return [Work(work.links, work.compute if compute is None else compute) for work in DEFAULT]
+    if given == (None, None, None):
+        return list(DEFAULT)
+    events = EVENTS if options.events is None else tuple(event for event in options.events.split(",") if event)
+    for event in events:
+        if event not in EVENTS:
+            raise ValueError(f"there is no event {event!r}: choose from {', '.join(EVENTS)}")
+    return [Work(Links.parse(options.links or "loopback", options.delay), options.compute or 0.0, events)]
 
 
 def wanted(names: Sequence[str], settings: str) -> list[tuple[str, str]]:

@@ -15,12 +15,11 @@ import psutil
 from benchmarks.peers.log import read
 
 ROOT = Path(__file__).resolve().parents[2]
-TELLING = re.compile(
-    r"error|fail|exception|timed? ?out|lost|left|leave|gone|dead|died|kill|join|quorum|restart|warn|membership|"
-    r"member|wait|silent|suspect|reconfig|abort|cancel|shrink|paus",
-    re.IGNORECASE,
-)
+ALARMING = re.compile(r"error|fail|exception|timed? ?out|warn|lost|dead|died|killed|abort|ended", re.IGNORECASE)
+TELLING = re.compile(r"join|left|leav|quorum|restart|member|silent|suspect|reconfig|shrink|paus|wait", re.IGNORECASE)
 SAID_CHARACTERS = 240
+COORDINATOR = "coordinator"
+"""The name of a process of a system that belongs to no host."""
 
 
 class TooLate(Exception):
@@ -160,15 +159,17 @@ class Printed:
         return found
 
     def telling(self, each: int = 3) -> list[str]:
-        """The lines that say most about what happened, `NAME: line`, the survivors' first."""
-        return [f"{name}: {line}" for name, lines in self.lines().items() for line in telling(lines, each)]
+        """The lines that say most about what happened, `NAME: line`; what people watch comes first."""
+        found = sorted(self.lines().items(), key=lambda item: item[0] == COORDINATOR)
+        return [f"{name}: {line}" for name, lines in found for line in telling(lines, each)]
 
 
 def telling(lines: Iterable[str], count: int) -> list[str]:
-    """The last lines of different kinds that look as if they told what happened; without any, the last ones."""
-    kinds = {}
+    """The last lines, of different kinds, that are alarming; without any, that tell of hosts; without any, the last."""
     everything = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in lines]
-    for line in [line for line in everything if TELLING.search(line)] or everything:
+    chosen = next((found for words in (ALARMING, TELLING) if (found := [x for x in everything if words.search(x)])), [])
+    kinds = dict[str, str]()
+    for line in chosen or everything:
         kind = re.sub(r"[\W\d_]+", "", line)[:60]
         kinds.pop(kind, None)
         kinds[kind] = line[:SAID_CHARACTERS]

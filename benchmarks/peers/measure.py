@@ -24,7 +24,7 @@ from benchmarks.peers.log import BATCH
 from benchmarks.peers.systems import System
 from benchmarks.report import progress
 
-HOSTS = 3
+HOSTS = System.together
 NAMES = tuple(f"h{number}" for number in range(HOSTS))
 STEADY_STEPS, STEADY_S = 12, 40.0
 """So many steps, or at least a third of them once so many seconds have passed."""

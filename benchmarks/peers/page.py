@@ -120,7 +120,7 @@ def verdicts(results: Results, settings: Sequence[Setting], measures: Sequence[M
     """In which columns Chaos is behind the best of the others, and in which it is ahead, in a line each."""
     own = [setting for setting in settings if setting.label == CHAOS]
     others = [setting for setting in settings if not setting.system.startswith("chaos")]
-    behind, ahead = [], []
+    behind, ahead = list[str](), list[str]()
     for measure in measures if own else ():
         mine = values_of(results, own[0], measure)
         theirs = {s.label: median(found) for s in others if (found := values_of(results, s, measure))}

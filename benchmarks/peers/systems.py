@@ -10,14 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.peers.hosts import ROOT, Host, TooLate, start
+from benchmarks.peers.hosts import COORDINATOR, ROOT, Host, TooLate, start
 from benchmarks.peers.places import Place
 from chaos.lab.peer import LISTENS
 
 HERE = Path(__file__).parent
 VENVS = ROOT / ".venv-peers"
 START_S = 60.0
-COORDINATOR = "coordinator"
 
 
 class System(ABC):
@@ -31,6 +30,9 @@ class System(ABC):
     """Seconds within which a step's communication has to be over in tight settings: on loopback, over shaped links."""
     coordinator: str
     """The process whose loss is tried; if the system has none, the one that came first stands in for it."""
+
+    together = 3
+    """Hosts that a trial begins with."""
 
     def __init__(self, place: Place, millions: int, compute: float, tight: bool) -> None:
         self.place = place
@@ -114,8 +116,10 @@ class Chaos(System):
         listen = f"{self.place.address(name)}:0"
         command = [sys.executable, "-m", "chaos.cli.main", "run", "--name", name, "--listen", listen]
         command += ["--party", str(self.directory / "party"), *self.options]
-        for contact in self._contacts():
+        contacts = self._contacts()
+        for contact in contacts:
             command += ["--join", contact]
+        command += [] if contacts else ["--min-peers", str(self.together)]
         (self.directory / f"{name}.txt").unlink(missing_ok=True)
         return self._start(name, [*command, self._script(), *work])
 
@@ -157,7 +161,7 @@ class Torchft(System):
     """Replica groups of one worker each, and a lighthouse."""
 
     name = "torchft"
-    timeouts = (3.0, 15.0)
+    timeouts = (3.0, 10.0)
     coordinator = "the lighthouse"
 
     def __enter__(self) -> System:
