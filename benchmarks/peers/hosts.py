@@ -16,6 +16,8 @@ from benchmarks.peers.log import read
 
 ROOT = Path(__file__).resolve().parents[2]
 ALARMING = re.compile(r"error|fail|exception|timed? ?out|warn|lost|dead|died|killed|abort|ended", re.IGNORECASE)
+CALM = re.compile(r"\b(INFO|DEBUG)\b")
+"""A system's own word that a line is not alarming."""
 TELLING = re.compile(r"join|left|leav|quorum|restart|member|silent|suspect|reconfig|shrink|paus|wait", re.IGNORECASE)
 SAID_CHARACTERS = 240
 COORDINATOR = "coordinator"
@@ -47,6 +49,8 @@ class Host:
     process: subprocess.Popen[bytes]
     log: Path
     printed: Path
+    printed_before: int = 0
+    """Bytes of that file which are of an earlier process of this name."""
 
     def steps(self) -> list[dict[str, float]]:
         """Those in which it took part, in order."""
@@ -55,6 +59,10 @@ class Host:
     def imported(self, since: float = 0.0) -> float:
         """When its worker's imports were first done after that time. ValueError if they are not."""
         return min(float(line["t"]) for line in self._imports() if float(line["t"]) > since)  # type: ignore[arg-type]
+
+    def said(self) -> str:
+        """What it printed so far."""
+        return self.printed.read_bytes()[self.printed_before :].decode(errors="replace")
 
     def kill(self) -> None:
         """SIGKILL to all its processes, and to what they have started in groups of their own."""
@@ -147,14 +155,13 @@ class Printed:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        stats = {path: path.stat() for path in directory.glob("*.txt")}
-        self._before = {(path, stat.st_ino): stat.st_size for path, stat in stats.items()}
+        self._before = {path: path.stat().st_size for path in directory.glob("*.txt")}
 
     def lines(self) -> dict[str, list[str]]:
         """By process, what came since."""
         found = {}
         for path in sorted(self._directory.glob("*.txt")):
-            new = path.read_bytes()[self._before.get((path, path.stat().st_ino), 0) :]
+            new = path.read_bytes()[self._before.get(path, 0) :]
             found[path.stem] = [line for line in new.decode(errors="replace").splitlines() if line.strip()]
         return found
 
@@ -167,9 +174,9 @@ class Printed:
 def telling(lines: Iterable[str], count: int) -> list[str]:
     """The last lines, of different kinds, that are alarming; without any, that tell of hosts; without any, the last."""
     everything = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in lines]
-    chosen = next((found for words in (ALARMING, TELLING) if (found := [x for x in everything if words.search(x)])), [])
+    alarming = [line for line in everything if ALARMING.search(line) and not CALM.search(line)]
     kinds = dict[str, str]()
-    for line in chosen or everything:
+    for line in alarming or [line for line in everything if TELLING.search(line)] or everything:
         kind = re.sub(r"[\W\d_]+", "", line)[:60]
         kinds.pop(kind, None)
         kinds[kind] = line[:SAID_CHARACTERS]

@@ -133,8 +133,8 @@ def verdicts(results: Results, settings: Sequence[Setting], measures: Sequence[M
         better = (one > other) == measure.more_is_better
         figures = [f"{value * measure.scale:.{measure.digits}f}" for value in (one, other)]
         (ahead if better else behind).append(f"{measure.heading} ({figures[0]}; {best}: {figures[1]})")
-    lines = [(behind, "Chaos is behind"), (ahead, "Chaos is ahead")]
-    return [f"{words} of the best of the others in: {'; '.join(found)}.\n" for found, words in lines if found]
+    lines = [(behind, "Chaos is behind"), (ahead, "Chaos is ahead of")]
+    return [f"{words} the best of the others in: {'; '.join(found)}.\n" for found, words in lines if found]
 
 
 def said(results: Results, settings: Sequence[Setting]) -> Table:

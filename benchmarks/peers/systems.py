@@ -55,8 +55,9 @@ class System(ABC):
         self.hosts.pop(name, None)
         log = self.directory / f"{name}.jsonl"
         work = ["--log-steps", str(log), "--name", name, "--address", self.place.address(name), *self._work]
-        process = self._launch(name, work)
-        self.hosts[name] = Host(name, process, log, self.directory / f"{name}.txt")
+        printed = self.directory / f"{name}.txt"
+        before = printed.stat().st_size if printed.exists() else 0
+        self.hosts[name] = Host(name, self._launch(name, work), log, printed, before)
         return self.hosts[name]
 
     def kill(self, name: str) -> None:
@@ -120,11 +121,10 @@ class Chaos(System):
         for contact in contacts:
             command += ["--join", contact]
         command += [] if contacts else ["--min-peers", str(self.together)]
-        (self.directory / f"{name}.txt").unlink(missing_ok=True)
         return self._start(name, [*command, self._script(), *work])
 
     def _listens(self, host: Host) -> str:
-        found = LISTENS.search(host.printed.read_text(errors="replace"))
+        found = LISTENS.search(host.said())
         return found.group(1) if found else ""
 
 
