@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.peers.log import read
+from benchmarks.peers.log import Lines
 
 ROOT = Path(__file__).resolve().parents[2]
 ALARMING = re.compile(r"error|fail|exception|timed? ?out|warn|lost|dead|died|killed|abort|ended", re.IGNORECASE)
@@ -47,14 +47,14 @@ class Host:
 
     name: str
     process: subprocess.Popen[bytes]
-    log: Path
+    log: Lines
     printed: Path
     printed_before: int = 0
     """Bytes of that file which are of an earlier process of this name."""
 
     def steps(self) -> list[dict[str, float]]:
         """Those in which it took part, in order."""
-        return [line for line in read(self.log) if line["what"] == "step" and line["mine"]]  # type: ignore[misc]
+        return [line for line in self.log.all() if line["what"] == "step" and line["mine"]]  # type: ignore[misc]
 
     def imported(self, since: float = 0.0) -> float:
         """When its worker's imports were first done after that time. ValueError if they are not."""
@@ -118,7 +118,7 @@ class Host:
         return Usage(seconds, seconds - worker_seconds, memory, memory - worker_memory)
 
     def _imports(self) -> list[dict[str, object]]:
-        return [line for line in read(self.log) if line["what"] == "imported"]
+        return [line for line in self.log.all() if line["what"] == "imported"]
 
 
 def send(process: psutil.Process, number: signal.Signals) -> None:

@@ -30,12 +30,24 @@ class Log:
         os.write(self._fd, json.dumps({"t": time.monotonic(), **line}).encode() + b"\n")
 
 
-def read(path: Path) -> list[dict[str, object]]:
-    """The whole lines so far."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+class Lines:
+    """The whole lines of such a file; a look reads only what is new since the last one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[dict[str, object]] = []
+        self._read = 0
+
+    def all(self) -> list[dict[str, object]]:
+        """So far. Not to be changed."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            self._read += len(whole)
+            self._lines += [json.loads(line) for line in whole.splitlines()]
+        return self._lines
 
 
 def arguments() -> argparse.Namespace:

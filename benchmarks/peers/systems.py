@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.peers.hosts import COORDINATOR, ROOT, Host, TooLate, start
+from benchmarks.peers.log import Lines
 from benchmarks.peers.places import Place
 from chaos.lab.peer import LISTENS
 
@@ -57,7 +58,7 @@ class System(ABC):
         work = ["--log-steps", str(log), "--name", name, "--address", self.place.address(name), *self._work]
         printed = self.directory / f"{name}.txt"
         before = printed.stat().st_size if printed.exists() else 0
-        self.hosts[name] = Host(name, self._launch(name, work), log, printed, before)
+        self.hosts[name] = Host(name, self._launch(name, work), Lines(log), printed, before)
         return self.hosts[name]
 
     def kill(self, name: str) -> None:
