@@ -46,6 +46,9 @@ DEFAULT = (Work(Links(), 0.0, SINGLE), Work(Links(), 0.5, ("churn",)), Work(Link
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     path = options.out / f"peers-{datetime.now(UTC):%Y-%m-%d}.json"
+    if options.page:
+        write_page(path, read(path))
+        return
     namespaces = may_make_namespaces()
     path.parent.mkdir(parents=True, exist_ok=True)
     results = read(path)
@@ -60,7 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             setting = Setting(SYSTEMS[name].label or name, tuned, str(work.links), work.compute, options.millions)
             progress(f"--- {setting.label}, {setting.links}")
             measure_one(Row(name, setting, work, namespaces), plan, results, path)
-    print(f"written: {path.with_suffix('.md')}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,6 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the churn")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds; what takes longer has failed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the results")
+    parser.add_argument("--page", action="store_true", help="measure nothing, only write today's page anew")
     options = parser.parse_args(arguments)
     for name in options.systems:
         if name not in SYSTEMS:
@@ -142,6 +145,11 @@ class Row:
                 yield system
 
 
+def write_page(path: Path, results: Results) -> None:
+    path.with_suffix(".md").write_text(page(results, path.stem.removeprefix("peers-"), path.name))
+    progress(f"written: {path.with_suffix('.md')}")
+
+
 def measure_one(row: Row, plan: Plan, results: Results, path: Path) -> None:
     def note(noted: Noted) -> None:
         number = len(results.calls)
@@ -149,7 +157,7 @@ def measure_one(row: Row, plan: Plan, results: Results, path: Path) -> None:
             Observation(row.setting, noted.event, noted.values, noted.printed, noted.failed, number)
         )
         write(path, results)
-        path.with_suffix(".md").write_text(page(results, path.stem.removeprefix("peers-"), path.name))
+        write_page(path, results)
 
     try:
         measure(row.opened, plan, note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -110,7 +110,7 @@ def cell(results: Results, setting: Setting, measure: Measure) -> str:
     """A figure, a failure, or both."""
     values = values_of(results, setting, measure)
     shown = [spread(values, measure.scale, measure.digits)] if len(values) > 1 else []
-    shown = [f"{values[0] * measure.scale:.{measure.digits}f}"] if len(values) == 1 else shown
+    shown = [figure(values[0], measure)] if len(values) == 1 else shown
     failed = [o.failed for o in results.of(setting, measure.event) if o.failed]
     many = f" ({len(failed)} times)" if len(failed) > 1 else ""
     return "; ".join([*shown, f"{plain(failed[-1])}{many}"] if failed else shown) or "-"
@@ -120,21 +120,32 @@ def verdicts(results: Results, settings: Sequence[Setting], measures: Sequence[M
     """In which columns Chaos is behind the best of the others, and in which it is ahead, in a line each."""
     own = [setting for setting in settings if setting.label == CHAOS]
     others = [setting for setting in settings if not setting.system.startswith("chaos")]
-    behind, ahead = list[str](), list[str]()
+    found: dict[str, list[str]] = {"behind": [], "ahead of": []}
     for measure in measures if own else ():
-        mine = values_of(results, own[0], measure)
-        theirs = {s.label: median(found) for s in others if (found := values_of(results, s, measure))}
-        if not measure.judged or not mine or not theirs:
-            continue
-        best = (max if measure.more_is_better else min)(theirs, key=lambda label: theirs[label])
-        one, other = median(mine), theirs[best]
-        if abs(one - other) <= max(ALIKE_S / measure.scale if measure.scale == 1 else 0.0, ALIKE * abs(other)):
-            continue
-        better = (one > other) == measure.more_is_better
-        figures = [f"{value * measure.scale:.{measure.digits}f}" for value in (one, other)]
-        (ahead if better else behind).append(f"{measure.heading} ({figures[0]}; {best}: {figures[1]})")
-    lines = [(behind, "Chaos is behind"), (ahead, "Chaos is ahead of")]
-    return [f"{words} the best of the others in: {'; '.join(found)}.\n" for found, words in lines if found]
+        theirs = {s.label: median(values) for s in others if (values := values_of(results, s, measure))}
+        if measure.judged and (judged := verdict(results, own[0], theirs, measure)):
+            found[judged[0]].append(f"{measure.heading} ({judged[1]})")
+    return [f"Chaos is {how} the best of the others in: {'; '.join(each)}.\n" for how, each in found.items() if each]
+
+
+def verdict(results: Results, own: Setting, theirs: Mapping[str, float], measure: Measure) -> tuple[str, str] | None:
+    """`behind` or `ahead of`, and the figures; None if they are alike or one side was not measured."""
+    mine, failed = values_of(results, own, measure), [o.failed for o in results.of(own, measure.event) if o.failed]
+    if not theirs or not (mine or failed):
+        return None
+    best = (max if measure.more_is_better else min)(theirs, key=lambda label: theirs[label])
+    other = theirs[best]
+    shown = f"{best}: {figure(other, measure)}"
+    if not mine:
+        return "behind", f"{plain(failed[-1])}; {shown}"
+    one = median(mine)
+    if abs(one - other) <= max(ALIKE_S if measure.scale == 1 else 0.0, ALIKE * abs(other)):
+        return None
+    return "ahead of" if (one > other) == measure.more_is_better else "behind", f"{figure(one, measure)}; {shown}"
+
+
+def figure(value: float, measure: Measure) -> str:
+    return f"{value * measure.scale:.{measure.digits}f}"
 
 
 def said(results: Results, settings: Sequence[Setting]) -> Table:

@@ -141,6 +141,15 @@ def test_the_page_says_where_chaos_is_behind_and_where_it_is_ahead() -> None:
     assert ahead == "Chaos is ahead of the best of the others in: stall at it (0.15; torchft, tight: 0.40).\n"
 
 
+def test_what_chaos_does_not_do_is_behind() -> None:
+    found = results()
+    found.observations = [o for o in found.observations if o.setting != OURS or o.event != "join"]
+    assert not any("join" in line for line in verdicts(found, [OURS, THEIRS], EVENTS)), "it was not tried"
+    found.observations.append(Observation(OURS, "join", failed="no steps with all in 120 s"))
+    behind, *_ = verdicts(found, [OURS, THEIRS], EVENTS)
+    assert "join (no steps with all in 120 s; torchft, tight: 2.90)" in behind
+
+
 def test_the_page_quotes_without_breaking_its_tables() -> None:
     shown = page(results(), "2026-11-21", "peers-2026-11-21.json")
     row = "| SIGKILL to a host | torchft, tight | no further steps in 120 s: `h0: kill / 'torchft'` |"
