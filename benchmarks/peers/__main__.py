@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     namespaces = may_make_namespaces()
     path.parent.mkdir(parents=True, exist_ok=True)
     results = read(path)
-    results.calls.append(this_call())
+    results.calls.append("; ".join(part for part in (this_call(), options.note) if part))
     progress(results.calls[-1])
     for work in options.work:
         plan = Plan(work.events, options.rounds, options.churn * 60, options.seed, options.patience)
@@ -79,6 +79,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the churn")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds; what takes longer has failed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the results")
+    parser.add_argument("--note", default="", help="what else is to be known of this call, for the page")
     parser.add_argument("--page", action="store_true", help="measure nothing, only write today's page anew")
     options = parser.parse_args(arguments)
     for name in options.systems:
