@@ -62,6 +62,7 @@ WORDS = {
 }
 QUOTED = 2
 """Lines of what was printed, per row."""
+QUOTED_CHARACTERS = 160
 ALIKE_S, ALIKE = 0.05, 0.1
 """Differences below both say nothing on a machine with other things to do."""
 
@@ -178,7 +179,7 @@ def said(results: Results, settings: Sequence[Setting]) -> Table:
 def quoted(lines: Sequence[str]) -> list[str]:
     """Of each process the last line, of as many as a table has room for."""
     last = {line.split(":", 1)[0]: line for line in lines}
-    return list(last.values())[:QUOTED]
+    return [line[:QUOTED_CHARACTERS] for line in last.values()][:QUOTED]
 
 
 def plain(text: str) -> str:

@@ -65,8 +65,9 @@ class Results:
         return [o for o in self.observations if o.setting == setting and o.event == event]
 
     def settings(self, work: tuple[str, float, int]) -> list[Setting]:
-        """All rows with this work, in order of their first observation."""
-        return list(dict.fromkeys(o.setting for o in self.observations if o.setting.work == work))
+        """All rows with this work: Chaos first, the others by name."""
+        found = {o.setting for o in self.observations if o.setting.work == work}
+        return sorted(found, key=lambda setting: (not setting.system.startswith("chaos"), setting.label))
 
     def works(self) -> list[tuple[str, float, int]]:
         return sorted({o.setting.work for o in self.observations}, key=lambda work: (work[0] != "loopback", *work))
