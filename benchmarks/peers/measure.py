@@ -204,7 +204,11 @@ class Trial:
         try:
             with self._noting("thaw") as noted:
                 self._wait(lambda: len(with_all(host, HOSTS, thawed)) >= self._several(), NAMES, "steps with all")
-                noted.values = {"thaw": [with_all(host, HOSTS, thawed)[0]["t"] - thawed]}
+                back = with_all(host, HOSTS, thawed)[0]["t"] - thawed
+                if failed:
+                    noted.failed = f"steps after {back:.2f} s, as the others had waited for it"
+                else:
+                    noted.values = {"thaw": [back]}
         except TooLate:
             self.system.kill(name)
             self._come_back(name)
