@@ -63,7 +63,7 @@ WORDS = {
 QUOTED = 2
 """Lines of what was printed, per row."""
 QUOTED_CHARACTERS = 160
-ALIKE_S, ALIKE = 0.05, 0.1
+ALIKE_S, ALIKE = 0.1, 0.1
 """Differences below both say nothing on a machine with other things to do."""
 
 HEAD = """# Chaos beside others, {day}
@@ -139,7 +139,10 @@ Seen = tuple[Sequence[float], Sequence[str]]
 
 
 def verdict(mine: Seen, theirs: Mapping[str, Seen], measure: Measure) -> tuple[str, str] | None:
-    """`behind` or `ahead of`, and the figures; None if they are alike or one side was not measured."""
+    """`behind` or `ahead of`, and the figures; None if they are alike or one side was not measured.
+
+    What is below 0, as the next step came early, is as good as 0.
+    """
     done = {label: median(values) for label, (values, _) in theirs.items() if values}
     undone = {label: failed[-1] for label, (_, failed) in theirs.items() if failed}
     if not (done or undone) or not any(mine):
@@ -153,7 +156,7 @@ def verdict(mine: Seen, theirs: Mapping[str, Seen], measure: Measure) -> tuple[s
     if not mine[0]:
         return "behind", f"{plain(mine[1][-1])}; {shown}"
     one = median(mine[0])
-    if abs(one - other) <= max(ALIKE_S if measure.scale == 1 else 0.0, ALIKE * abs(other)):
+    if abs(max(one, 0.0) - max(other, 0.0)) <= max(ALIKE_S if measure.scale == 1 else 0.0, ALIKE * abs(other)):
         return None
     return "ahead of" if (one > other) == measure.more_is_better else "behind", f"{figure(one, measure)}; {shown}"
 

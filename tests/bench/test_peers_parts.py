@@ -153,6 +153,12 @@ def test_what_chaos_does_not_do_is_behind() -> None:
     assert "join (no steps with all in 120 s; torchft, tight: 2.90)" in behind
 
 
+def test_a_step_that_came_early_is_no_better_than_one_in_time() -> None:
+    found = results()
+    found.observations.append(Observation(THEIRS, "kill", {"kill": [-1.6]}))
+    assert not any("kill" in line for line in verdicts(found, [OURS, THEIRS], EVENTS))
+
+
 def test_the_page_quotes_without_breaking_its_tables() -> None:
     shown = page(results(), "2026-11-21", "peers-2026-11-21.json")
     row = "| SIGKILL to a host | torchft, tight | no further steps in 120 s: `h0: kill / 'torchft'` |"
