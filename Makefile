@@ -48,7 +48,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
 # Chaos beside others, each in an environment of its own with pinned versions; none of them is needed for Chaos.
-# What it takes: `make bench-peers PEERS="torchft --settings tight --rounds 1"`.
+# All of it takes hours and writes benchmarks/results/peers-DATE.md as it goes. Some of it:
+# `make bench-peers PEERS="torchft --settings tight --links 200mbit --events join,kill"`.
 SYSTEMS := torchrun torchft hivemind
 PEERS   ?=
 bench-peers: $(VENV)/.installed $(SYSTEMS:%=.venv-peers/%/.installed)

@@ -1,112 +1,169 @@
-"""`python -m benchmarks.peers [SYSTEM]...`: Chaos beside what users would pick instead, in one run; prints a table.
+"""`python -m benchmarks.peers [SYSTEM]...`: Chaos beside what users would pick instead.
 
-Every system gets a network namespace of its own, so that its traffic can be counted, where the kernel permits it.
+Writes `results/peers-DATE.md` and `.json` after every event, and extends what it wrote earlier that day. Without
+options: all systems on loopback, under churn with half a second of computing a step, and over links of 200 Mbit/s with
+two.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from benchmarks.peers.measure import Measured, measure
-from benchmarks.peers.systems import SYSTEMS, VENVS
-from benchmarks.report import Table, machine, progress, spread
+from benchmarks.peers.hosts import TooLate
+from benchmarks.peers.measure import EVENTS, Noted, Plan, measure
+from benchmarks.peers.page import page
+from benchmarks.peers.places import Links, Place
+from benchmarks.peers.results import Observation, Results, Setting, read, this_call, write
+from benchmarks.peers.systems import SYSTEMS, VENVS, System
+from benchmarks.report import progress
+from chaos.cli.lab import enter_user_namespace
+from chaos.core.errors import ChaosError
+from chaos.lab.wire import missing
 
-NAMESPACE = ["unshare", "--net", "--", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+RESULTS = Path(__file__).parents[1] / "results"
 VARIANTS = ("tight", "default")
-COLUMNS = {
-    "step": "step of 3",
-    "join": "join",
-    "join_stall": "stall at it",
-    "leave_stall": "stall at a leave",
-    "kill": "kill",
-    "rejoin": "back in",
-    "coordinator": "coordinator killed",
-}
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Work:
+    """Links, seconds of computing between the steps, and what is to happen."""
+
+    links: Links
+    compute: float
+    events: tuple[str, ...] = EVENTS
+
+
+SINGLE = tuple(event for event in EVENTS if event != "churn")
+DEFAULT = (Work(Links(), 0.0, SINGLE), Work(Links(), 0.5, ("churn",)), Work(Links("200mbit"), 2.0, SINGLE))
+"""At 200 Mbit/s a step's 100 MB take 5.3 s at least: computing is a quarter of a step."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    path = options.out / f"peers-{datetime.now(UTC):%Y-%m-%d}.json"
+    if options.page:
+        write_page(path, read(path))
+        return
+    namespaces = may_make_namespaces()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = read(path)
+    results.calls.append("; ".join(part for part in (this_call(), options.note) if part))
+    progress(results.calls[-1])
+    for work in options.work:
+        plan = Plan(work.events, options.rounds, options.churn * 60, options.seed, options.patience)
+        if work.links.rate and not namespaces:
+            progress(f"left out: {work.links}, as there is no right to make shaped links")
+            continue
+        for name, tuned in wanted(options.systems, options.settings):
+            setting = Setting(SYSTEMS[name].label or name, tuned, str(work.links), work.compute, options.millions)
+            progress(f"--- {setting.label}, {setting.links}")
+            measure_one(Row(name, setting, work, namespaces), plan, results, path)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)}; default: all")
     parser.add_argument("--millions", type=int, default=25, help="parameters")
-    parser.add_argument("--compute-ms", type=float, default=0.0)
-    parser.add_argument("--rounds", type=int, default=3, help="joins, leaves and kills of each")
+    parser.add_argument("--links", metavar="RATE", help="200mbit, or loopback; default: both")
+    parser.add_argument("--delay", default="0ms", help="one way, where links have a rate")
+    parser.add_argument("--compute", type=float, metavar="SECONDS", help="of each step in which workers only sleep")
+    parser.add_argument("--rounds", type=int, default=3, help="joins, leaves, kills and freezes of each")
     parser.add_argument("--settings", choices=(*VARIANTS, "both"), default="both")
-    parser.add_argument("--out", type=Path, help="a JSON file with every value")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--events", help=f"of {','.join(EVENTS)}; '' for steps only")
+    parser.add_argument("--churn", type=float, default=4.0, metavar="MINUTES")
+    parser.add_argument("--seed", type=int, default=1, help="of the churn")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds; what takes longer has failed")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the results")
+    parser.add_argument("--note", default="", help="what else is to be known of this call, for the page")
+    parser.add_argument("--page", action="store_true", help="measure nothing, only write today's page anew")
+    options = parser.parse_args(arguments)
     for name in options.systems:
         if name not in SYSTEMS:
             parser.error(f"there is no system {name!r}: choose from {', '.join(SYSTEMS)}")
-    if options.one:
-        with TemporaryDirectory(prefix="chaos-peers-") as directory:
-            tight = options.settings == "tight"
-            kind = SYSTEMS[options.systems[0]]
-            with kind(Path(directory), options.millions, options.compute_ms, tight) as system:
-                print(json.dumps(asdict(measure(system, options.rounds))))
-        return
-    print(machine(), flush=True)
-    results = {label: run(options, name, variant) for label, name, variant in wanted(options)}
-    print(table(results).text())
-    if options.out:
-        options.out.write_text(json.dumps({"machine": machine(), "results": results}, indent=1))
+    try:
+        options.work = works(options)
+    except (ValueError, ChaosError) as error:
+        parser.error(str(error))
+    return options
 
 
-def wanted(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """What a row is called, its system and its settings. Chaos has only one sort of settings."""
-    variants = VARIANTS if options.settings == "both" else (options.settings,)
+def works(options: argparse.Namespace) -> list[Work]:
+    """Those asked for; raises ValueError or ChaosError."""
+    given = options.links, options.compute, options.events
+    if options.links is None and options.delay != "0ms":
+        raise ValueError("--delay needs --links")
+    if given == (None, None, None):
+        return list(DEFAULT)
+    events = EVENTS if options.events is None else tuple(event for event in options.events.split(",") if event)
+    for event in events:
+        if event not in EVENTS:
+            raise ValueError(f"there is no event {event!r}: choose from {', '.join(EVENTS)}")
+    return [Work(Links.parse(options.links or "loopback", options.delay), options.compute or 0.0, events)]
+
+
+def wanted(names: Sequence[str], settings: str) -> list[tuple[str, str]]:
+    """Systems with their settings. Chaos has only one sort of settings."""
+    variants = VARIANTS if settings == "both" else (settings,)
     rows = []
-    for name in options.systems or list(SYSTEMS):
-        kind = SYSTEMS[name]
+    for name in names or list(SYSTEMS):
         if name.startswith("chaos"):
-            rows.append((kind.label or name, name, "default"))
-        elif not (VENVS / kind.name).exists():
-            progress(f"{name} is left out: there is no {VENVS / kind.name}; `make bench-peers` makes it")
+            rows.append((name, ""))
+        elif not (VENVS / SYSTEMS[name].name).exists():
+            progress(f"{name} is left out: there is no {VENVS / SYSTEMS[name].name}; `make bench-peers` makes it")
         else:
-            rows += [(f"{kind.label or name}, {variant}", name, variant) for variant in variants]
+            rows += [(name, variant) for variant in variants]
     return rows
 
 
-def run(options: argparse.Namespace, name: str, variant: str) -> dict[str, object]:
-    """One system's figures, from a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.peers", "--one", name, "--settings", variant]
-    command += ["--millions", str(options.millions), "--compute-ms", str(options.compute_ms)]
-    command += ["--rounds", str(options.rounds)]
-    done = subprocess.run([*(NAMESPACE if can_unshare() else []), *command], stdout=subprocess.PIPE, check=True)
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def may_make_namespaces() -> bool:
+    with suppress(ChaosError):  # what is missing is said next
+        enter_user_namespace("benchmarks.peers")
+    if (reason := missing()) is not None:
+        progress(f"no namespaces: {reason}; bytes are not counted")
+        return False
+    return True
 
 
-def can_unshare() -> bool:
-    return subprocess.run([*NAMESPACE, "true"], stderr=subprocess.DEVNULL, check=False).returncode == 0
+@dataclass(frozen=True)
+class Row:
+    """One system, as it is measured now."""
+
+    name: str
+    setting: Setting
+    work: Work
+    namespaces: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[System]:
+        with Place(self.work.links, self.namespaces) as place:
+            kind, setting = SYSTEMS[self.name], self.setting
+            with kind(place, setting.millions, setting.compute, setting.tuned == "tight") as system:
+                yield system
 
 
-def table(results: dict[str, dict[str, object]]) -> Table:
-    """Seconds: median (lowest - highest)."""
-    columns = ("system", *COLUMNS.values(), "bytes per sample", "processor s per step", "MB per host")
-    found = Table("Chaos beside others, 3 hosts on loopback (s)", columns)
-    for label, result in results.items():
-        measured = Measured(**result)  # type: ignore[arg-type]
-        cells = [cell(measured, key) for key in COLUMNS]
-        rest = (
-            spread(measured.bytes_per_sample, 1e-6, 1) + " MB" if measured.bytes_per_sample else "none",
-            spread(measured.processor, 1.0, 2),
-            spread(measured.memory, 1e-6),
+def write_page(path: Path, results: Results) -> None:
+    path.with_suffix(".md").write_text(page(results, path.stem.removeprefix("peers-"), path.name))
+    progress(f"written: {path.with_suffix('.md')}")
+
+
+def measure_one(row: Row, plan: Plan, results: Results, path: Path) -> None:
+    def note(noted: Noted) -> None:
+        number = len(results.calls)
+        results.observations.append(
+            Observation(row.setting, noted.event, noted.values, noted.printed, noted.failed, number)
         )
-        found.rows.append((label, *cells, *rest))
-    return found
+        write(path, results)
+        write_page(path, results)
 
-
-def cell(measured: Measured, key: str) -> str:
-    event = key.removesuffix("_stall")
-    values = getattr(measured, key)
-    failed = measured.failures.get(event, "")
-    return "; ".join(part for part in (spread(values, 1.0, 2) if values else "", failed.split(";")[0]) if part) or "-"
+    try:
+        measure(row.opened, plan, note)
+    except (ChaosError, TooLate, OSError) as error:
+        note(Noted("steady", failed=f"could not be started: {error}"))
 
 
 if __name__ == "__main__":

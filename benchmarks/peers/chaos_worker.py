@@ -22,7 +22,7 @@ def main() -> None:
             for batch in run.shard(dataset, batch_size=BATCH):
                 mine = run.role == "member"
                 loss = model(float(batch[0]) * 1e-6)
-                time.sleep(options.compute_ms / 1000)
+                time.sleep(options.compute)
                 loss.backward()
                 run.step(loss)
                 samples = int(run.last.weight)

@@ -13,7 +13,8 @@ from benchmarks.model import Model
 from benchmarks.peers.log import BATCH, Log, arguments
 
 TARGET = 3 * BATCH
-TIGHT = {"matchmaking_time": 3.0, "averaging_timeout": 15.0}
+MATCHMAKING_S = 3.0
+"""Where timeouts are short."""
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: leaving.append(number))
     model = Model(options.millions, 0)
     contacts = options.contact.split() or None
-    dht = hivemind.DHT(initial_peers=contacts, host_maddrs=["/ip4/127.0.0.1/tcp/0"], start=True)
+    dht = hivemind.DHT(initial_peers=contacts, host_maddrs=[f"/ip4/{options.address}/tcp/0"], start=True)
     Path(options.store).write_text(" ".join(map(str, dht.get_visible_maddrs())))
     optimizer = hivemind.Optimizer(
         dht=dht,
@@ -32,14 +33,14 @@ def main() -> None:
         batch_size_per_step=BATCH,
         params=model.parameters(),
         optimizer=lambda params: torch.optim.SGD(params, lr=1e-3),
-        **(TIGHT if options.tight else {}),
+        **({"matchmaking_time": MATCHMAKING_S, "averaging_timeout": options.timeout} if options.timeout else {}),
         verbose=True,
     )
     optimizer.load_state_from_peers()
     while not leaving:
         before = optimizer.local_epoch
         loss = model(before * 1e-6)
-        time.sleep(options.compute_ms / 1000)
+        time.sleep(options.compute)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

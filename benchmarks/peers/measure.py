@@ -1,196 +1,301 @@
 """The same events for every system, and what the workers' logs say of them.
 
-Three hosts train. A fourth joins and leaves again; one of the first is killed and started again; at last the
-coordinator is killed, or, where there is none, the host that came first. All times are the workers' own. What a
-system doesn't do within `PATIENCE_S` is a failure, and is told as one.
+Three hosts train. A fourth joins and leaves again; one of the first is killed and started again; one is frozen and
+goes on; at last the coordinator is killed, or, where there is none, the host that came first. All times are the
+workers' own. What a system doesn't do within the patience is a failure, and is told as one; the events that are left
+are then tried with the system started anew.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
-from benchmarks.peers.hosts import Host
+import psutil
+
+from benchmarks.peers.churn import EVERY_S, Churn, schedule
+from benchmarks.peers.hosts import Host, Printed, TooLate
+from benchmarks.peers.log import BATCH
 from benchmarks.peers.systems import System
 from benchmarks.report import progress
 
-HOSTS = 3
-STEADY_STEPS = 12
-AFTER_STEPS = 5
-PATIENCE_S = 300.0
+HOSTS = System.together
+NAMES = tuple(f"h{number}" for number in range(HOSTS))
+STEADY_STEPS, STEADY_S = 12, 40.0
+"""So many steps, or at least a third of them once so many seconds have passed."""
+ENDING_S = 30.0
+EVENTS = ("join", "kill", "freeze", "coordinator", "churn")
 
 
-class TooLate(Exception):
-    """What was waited for did not come."""
+@dataclass(frozen=True)
+class Plan:
+    """What is to happen to a system."""
+
+    events: tuple[str, ...] = EVENTS
+    rounds: int = 3
+    """Of joins, kills and freezes; the others happen once."""
+    churn_s: float = 240.0
+    seed: int = 1
+    patience_s: float = 120.0
+
+    def all(self) -> list[str]:
+        """In order."""
+        repeated = [event for event in self.events if event in ("join", "kill", "freeze")]
+        return repeated * self.rounds + [event for event in self.events if event not in repeated]
 
 
 @dataclass
-class Measured:
-    """Seconds, if not said otherwise; one value per event."""
+class Noted:
+    """Of one event."""
 
-    step: list[float] = field(default_factory=list)
-    """Between two steps of three hosts."""
-    bytes_per_sample: list[float] = field(default_factory=list)
-    """Sent over loopback by all hosts together."""
-    processor: list[float] = field(default_factory=list)
-    """Time of all hosts together, per step."""
-    memory: list[float] = field(default_factory=list)
-    """Bytes per host."""
-    join: list[float] = field(default_factory=list)
-    """From the joiner's imports to the first step with it."""
-    join_stall: list[float] = field(default_factory=list)
-    """What the slowest incumbent lost meanwhile: see `lost`."""
-    leave_stall: list[float] = field(default_factory=list)
-    kill: list[float] = field(default_factory=list)
-    """From SIGKILL to the next step of the slowest survivor, beyond a usual step."""
-    rejoin: list[float] = field(default_factory=list)
-    """From the imports of the host that was started again to the first step with it."""
-    coordinator: list[float] = field(default_factory=list)
-    """From SIGKILL to the fifth step from there, beyond five usual ones."""
-    failures: dict[str, str] = field(default_factory=dict)
-    """Event -> what did not happen, and what the system printed."""
+    event: str
+    values: dict[str, list[float]] = field(default_factory=dict)
+    printed: list[str] = field(default_factory=list)
+    failed: str = ""
 
 
-def measure(system: System, rounds: int, patience_s: float = PATIENCE_S) -> Measured:
-    """All events, `rounds` times over; the coordinator dies once, at the end."""
-    trial = Trial(system, patience_s)
-    try:
-        with trial.step_of("start"):
-            for number in range(HOSTS):
-                trial.start(f"h{number}")
-                trial.wait_listening(f"h{number}")
-            trial.wait_together(HOSTS, STEADY_STEPS + 3)
-            trial.steady()
-            for number in range(rounds):
-                trial.join_and_leave(f"j{number}")
-                trial.kill_and_return(list(system.hosts)[-1])
-            trial.lose_coordinator()
-    except TooLate:
-        pass
-    return trial.measured
+Note = Callable[[Noted], None]
+Opened = Callable[[], AbstractContextManager[System]]
+
+
+def measure(opened: Opened, plan: Plan, note: Note) -> None:
+    """All events of the plan; `opened` starts the system anew, without hosts."""
+    left = plan.all()
+    while True:
+        with opened() as system:
+            trial = Trial(system, plan, note)
+            if not trial.begin():
+                return
+            while left:
+                event = left.pop(0)
+                if not trial.do(event):
+                    left = [other for other in left if other != event]
+                    break
+                if event in ("coordinator", "churn") and left:
+                    break  # what is left of the system after it is nothing to measure
+            else:
+                return
+        if not left:
+            return
 
 
 class Trial:
-    """One system under measurement."""
+    """One system under measurement, from its start to its first failure."""
 
-    def __init__(self, system: System, patience_s: float) -> None:
+    def __init__(self, system: System, plan: Plan, note: Note) -> None:
         self.system = system
-        self.measured = Measured()
-        self._patience = patience_s
+        self._plan = plan
+        self._note = note
         self._usual = 0.0
+        self._joined = 0
+
+    def begin(self) -> bool:
+        """Hosts start, and a while nothing happens. False if that failed."""
+        return self._try(self._begin)
+
+    def do(self, event: str) -> bool:
+        """False if it failed."""
+        events = {
+            "join": self._join_and_leave,
+            "kill": self._kill_and_return,
+            "freeze": self._freeze_and_thaw,
+            "coordinator": self._lose_coordinator,
+            "churn": self._churn,
+        }
+        return self._try(events[event])
 
     # --- events --------------------------------------------------------------------------------------------
 
-    def start(self, name: str) -> Host:
-        return self.system.start(name)
+    def _begin(self) -> None:
+        with self._noting("steady") as noted:
+            for name in NAMES:
+                self.system.start(name)
+                self._wait(self.system.hosts[name].log.path.exists, [name], "imports")
+            for host in self._hosts():
+                self._wait(partial(together, host, 3), NAMES, "steps with all")
+            noted.values = self._steady()
 
-    def steady(self) -> None:
+    def _steady(self) -> dict[str, list[float]]:
         """A while in which nothing happens."""
-        hosts = list(self.system.hosts.values())
-        first, sent, used = hosts[0], loopback_bytes(), sum(host.used()[0] for host in hosts)
+        hosts = self._hosts()
+        first, began, sent, before = hosts[0], time.monotonic(), self.system.place.sent(), [h.used() for h in hosts]
         steps, samples = len(first.steps()), sum(s["samples"] for s in first.steps())
-        self._wait(lambda: len(first.steps()) >= steps + STEADY_STEPS, first.name, "steps")
-        done = first.steps()
+
+        def enough() -> bool:
+            least = STEADY_STEPS if time.monotonic() < began + STEADY_S else STEADY_STEPS // 3
+            return len(first.steps()) >= steps + least
+
+        self._wait(enough, NAMES, "steps")
+        done, now = first.steps(), [h.used() for h in hosts]
         count = len(done) - steps
         new_samples = sum(s["samples"] for s in done) - samples
-        self.measured.bytes_per_sample.append((loopback_bytes() - sent) / new_samples)
-        self.measured.processor.append((sum(host.used()[0] for host in hosts) - used) / count)
-        self.measured.memory += [host.used()[1] for host in hosts]
-        self.measured.step += [b["t"] - a["t"] for a, b in pairwise(done[-count - 1 :])]
-        self._usual = median(self.measured.step)
+        values = {
+            "step": [b["t"] - a["t"] for a, b in pairwise(done[-count - 1 :])],
+            "processor": [sum(b.seconds - a.seconds for a, b in zip(before, now, strict=True)) / count],
+            "own_processor": [sum(b.own_seconds - a.own_seconds for a, b in zip(before, now, strict=True)) / count],
+            "memory": [usage.memory for usage in now],
+            "own_memory": [usage.own_memory for usage in now],
+        }
+        if sent is not None and (sent_now := self.system.place.sent()) is not None:
+            values["bytes_per_sample"] = [(sent_now - sent) / new_samples]
+        self._usual = median(values["step"])
         progress(f"{self.system.name}: a step takes {self._usual:.3f} s")
+        return values
 
-    def join_and_leave(self, name: str) -> None:
-        with self.step_of("join"):
-            incumbents = list(self.system.hosts.values())
+    def _join_and_leave(self) -> None:
+        name = f"j{self._joined}"
+        self._joined += 1
+        incumbents, count, steps = self._hosts(), HOSTS + 1, self._several()
+        with self._noting("join") as noted:
             since = time.monotonic()
-            joiner = self.start(name)
-            count = HOSTS + 1
-            self._wait(lambda: len(with_all(joiner, count, since)) >= AFTER_STEPS, name, "steps with all")
-            imported, first = joiner.imported(), with_all(joiner, count, since)[0]["t"]
-            after = usual_of(with_all(joiner, count, since), self._usual)
-            end = with_all(joiner, count, since)[AFTER_STEPS - 1]["t"]
-            self.measured.join.append(first - imported)
-            self.measured.join_stall.append(max(lost(h, imported, end, max(self._usual, after)) for h in incumbents))
-            progress(f"{self.system.name}: join {first - imported:.2f} s, stall {self.measured.join_stall[-1]:.2f}")
-        with self.step_of("leave"):
+            joiner = self.system.start(name)
+            everybody = [*NAMES, name]
+            self._wait(lambda: len(with_all(joiner, count, since)) >= steps, everybody, "steps with all")
+            imported, steps_of_all = joiner.imported(since), with_all(joiner, count, since)
+            usual = max(self._usual, usual_of(steps_of_all, self._usual))
+            stalls = [lost(host, imported, steps_of_all[steps - 1]["t"], usual) for host in incumbents]
+            noted.values = {"join": [steps_of_all[0]["t"] - imported], "join_stall": [max(stalls)]}
+        with self._noting("leave") as noted:
             asked = time.monotonic()
             joiner.ask_to_leave()
-            self._wait(lambda: all(len(with_all(h, HOSTS, asked)) >= AFTER_STEPS for h in incumbents), name, "a leave")
-            ends = [with_all(h, HOSTS, asked)[AFTER_STEPS - 1]["t"] for h in incumbents]
-            usual = max(self._usual, after)
+            self._wait(lambda: all(len(with_all(h, HOSTS, asked)) >= steps for h in incumbents), NAMES, "a leave")
+            ends = [with_all(h, HOSTS, asked)[steps - 1]["t"] for h in incumbents]
             stalls = [lost(h, asked, end, usual) for h, end in zip(incumbents, ends, strict=True)]
-            self.measured.leave_stall.append(max(stalls))
-            if not joiner.ends(30.0):
-                self.measured.failures.setdefault("leave", "the process had not ended after 30 s, and was killed")
+            noted.values = {"leave_stall": [max(stalls)]}
+            if not joiner.ends(ENDING_S):
+                noted.failed = f"the process had not ended after {ENDING_S:.0f} s, and was killed"
             self.system.kill(name)
-            progress(f"{self.system.name}: leave, stall {max(stalls):.2f}")
 
-    def kill_and_return(self, name: str) -> None:
-        with self.step_of("kill"):
+    def _kill_and_return(self) -> None:
+        name = NAMES[-1]
+        with self._noting("kill") as noted:
             killed = time.monotonic()
             self.system.kill(name)
-            self.measured.kill.append(self._next_step(killed))
-            progress(f"{self.system.name}: next step {self.measured.kill[-1]:.2f} s after the kill")
-        with self.step_of("rejoin"):
-            since = time.monotonic()
-            host = self.start(name)
-            self._wait(lambda: len(with_all(host, HOSTS, since)) >= AFTER_STEPS, name, "steps with all")
-            self.measured.rejoin.append(with_all(host, HOSTS, since)[0]["t"] - host.imported())
+            noted.values = {"kill": [self._next_step(killed)]}
+        self._come_back(name)
 
-    def lose_coordinator(self) -> None:
+    def _come_back(self, name: str) -> None:
+        with self._noting("rejoin") as noted:
+            since = time.monotonic()
+            host = self.system.start(name)
+            self._wait(lambda: len(with_all(host, HOSTS, since)) >= self._several(), NAMES, "steps with all")
+            noted.values = {"rejoin": [with_all(host, HOSTS, since)[0]["t"] - host.imported(since)]}
+
+    def _freeze_and_thaw(self) -> None:
+        name = NAMES[-2]  # not the one that is killed: who is lost again and again may be kept waiting for it
+        host = self.system.hosts[name]
+        others = [other for other in self._hosts() if other is not host]
+        failed = False
+        try:
+            with self._noting("freeze") as noted:
+                frozen = time.monotonic()
+                host.freeze(True)
+                noted.values = {"freeze": [self._next_step(frozen, others)]}
+                self._wait(lambda: all(len(after(h, frozen)) >= self._several() for h in others), NAMES, "more steps")
+        except TooLate:
+            failed = True
+        thawed = time.monotonic()
+        host.freeze(False)
+        try:
+            with self._noting("thaw") as noted:
+                self._wait(lambda: len(with_all(host, HOSTS, thawed)) >= self._several(), NAMES, "steps with all")
+                back = with_all(host, HOSTS, thawed)[0]["t"] - thawed
+                if failed:
+                    noted.failed = f"steps after {back:.2f} s, as the others had waited for it"
+                else:
+                    noted.values = {"thaw": [back]}
+        except TooLate:
+            self.system.kill(name)
+            self._come_back(name)
+        if failed:
+            raise TooLate("the others did not go on")
+
+    def _lose_coordinator(self) -> None:
         """One step more proves little: it may have been agreed on before."""
-        with self.step_of("coordinator"):
+        with self._noting("coordinator") as noted:
             killed = time.monotonic()
             self.system.kill_coordinator()
-            self.measured.coordinator.append(self._next_step(killed, AFTER_STEPS))
+            noted.values = {"coordinator": [self._next_step(killed, count=self._several())]}
+
+    def _churn(self) -> None:
+        plan = self._plan
+        with self._noting("churn") as noted:
+            happenings = schedule(plan.churn_s, plan.seed, NAMES)
+            churn = Churn(self.system, plan.churn_s, happenings)
+            found = churn.run()
+            undisturbed = HOSTS * BATCH / self._usual
+            noted.values = {
+                "goodput": [found.samples_per_s],
+                "goodput_share": [found.samples_per_s / undisturbed],
+                "gap": [found.longest_gap_s],
+                "restarts": [float(churn.restarts)],
+            }
+            noted.failed = "" if found.longest_gap_s < 4 * EVERY_S else f"no step for {found.longest_gap_s:.0f} s"
 
     # --- waiting -------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def step_of(self, event: str) -> Iterator[None]:
-        """Notes under this event what failed. Raises TooLate: nothing sensible can follow."""
+    def _try(self, what: Callable[[], None]) -> bool:
         try:
-            yield
-        except TooLate as error:
-            if "noted" not in error.args:
-                words = {host.name: host.last_words() for host in self.system.hosts.values()}
-                told = "; ".join(f"{name}: {' / '.join(lines)}" for name, lines in words.items())
-                self.measured.failures[event] = f"{error}; last printed: {told}"
-                progress(f"{self.system.name}: {event} failed: {error}")
-            raise TooLate("noted") from error
+            what()
+        except TooLate:
+            return False
+        return True
 
-    def wait_listening(self, name: str) -> None:
-        """Until its imports are done: the next one can find it then."""
-        self._wait(self.system.hosts[name].log.exists, name, "imports")
+    @contextmanager
+    def _noting(self, event: str) -> Iterator[Noted]:
+        """Notes what comes of it, a failure as well, and passes that on as TooLate: nothing sensible can follow."""
+        noted, printed = Noted(event), Printed(self.system.directory)
+        try:
+            yield noted
+        except (TooLate, RuntimeError, OSError, psutil.Error) as error:
+            noted.failed = str(error) or type(error).__name__
+            raise TooLate(noted.failed) from error
+        finally:
+            noted.printed = printed.telling()
+            shown = "; ".join(f"{key} {median(each):.2f}" for key, each in noted.values.items())
+            progress(f"{self.system.name}: {event}: {noted.failed or shown}")
+            self._note(noted)
 
-    def wait_together(self, count: int, steps: int) -> None:
-        for host in list(self.system.hosts.values()):
-            self._wait(lambda host=host: len(with_all(host, count, 0.0)) >= steps, host.name, "steps with all")
+    def _hosts(self) -> list[Host]:
+        return list(self.system.hosts.values())
 
-    def _next_step(self, since: float, count: int = 1) -> float:
-        """How much later than usual the survivors' step number `count` comes, from half a step after `since` on."""
-        hosts = list(self.system.hosts.values())
+    def _several(self) -> int:
+        """Steps that show that something has been settled."""
+        return 5 if self._usual < 1.0 else 3
+
+    def _next_step(self, since: float, hosts: Sequence[Host] | None = None, count: int = 1) -> float:
+        """How much later than usual these hosts' step number `count` comes, from half a step after `since` on."""
+        hosts = self._hosts() if hosts is None else hosts
         start = since + 0.5 * self._usual
-        self._wait(lambda: all(len(after(host, start)) >= count for host in hosts), "survivors", "further steps")
+        names = [host.name for host in hosts]
+        self._wait(lambda: all(len(after(host, start)) >= count for host in hosts), names, "further steps of others")
         return max(after(host, start)[count - 1] for host in hosts) - since - count * self._usual
 
-    def _wait(self, until: Callable[[], bool], who: str, what: str) -> None:
-        deadline = time.monotonic() + self._patience
+    def _wait(self, until: Callable[[], bool], names: Sequence[str], what: str) -> None:
+        """Raises TooLate: it did not come, or one of these hosts has ended."""
+        deadline = time.monotonic() + self._plan.patience_s
         while not until():
+            for name in names:
+                if (host := self.system.hosts.get(name)) and (how := host.ended()):
+                    raise TooLate(how)
             if time.monotonic() > deadline:
-                raise TooLate(f"no {what} of {who} in {self._patience:.0f} s")
+                raise TooLate(f"no {what} in {self._plan.patience_s:.0f} s")
             time.sleep(0.05)
 
 
-def with_all(host: Host, count: int, since: float) -> list[dict[str, float]]:
+def with_all(host: Host, count: int, since: float = 0.0) -> list[dict[str, float]]:
     """Its steps since then in which so many took part."""
     return [step for step in host.steps() if step["participants"] == count and step["t"] > since]
+
+
+def together(host: Host, steps: int) -> bool:
+    """Whether it has done so many with all that the trial begins with."""
+    return len(with_all(host, HOSTS)) >= steps
 
 
 def after(host: Host, since: float) -> list[float]:
@@ -207,9 +312,3 @@ def lost(host: Host, start: float, end: float, usual: float) -> float:
     """By how much this host's steps between these times took longer than the usual, summed."""
     times = [step["t"] for step in host.steps()]
     return sum(max(0.0, b - a - usual) for a, b in pairwise(times) if b > start and a < end)
-
-
-def loopback_bytes() -> int:
-    """Sent over loopback in this network namespace since it exists."""
-    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
-    return int(line.split(":", 1)[1].split()[8])

@@ -14,7 +14,8 @@ from torchft import DistributedDataParallel, Manager, Optimizer, ProcessGroupGlo
 from benchmarks.model import Model
 from benchmarks.peers.log import BATCH, Log, arguments
 
-TIGHT = {"timeout": timedelta(seconds=3), "quorum_timeout": timedelta(seconds=10)}
+QUORUM_TIMEOUT = timedelta(seconds=10)
+"""As short as it works with, where timeouts are short."""
 
 
 def main() -> None:
@@ -29,20 +30,21 @@ def main() -> None:
         model.load_state_dict(state["model"])
         inner.load_state_dict(state["optimizer"])
 
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    times = TIGHT if options.tight else {}
+    store = dist.TCPStore(options.address, 0, is_master=True, wait_for_workers=False)
+    timeout = timedelta(seconds=options.timeout)
+    times = {"timeout": timeout, "quorum_timeout": max(timeout, QUORUM_TIMEOUT)} if timeout else {}
     manager = Manager(
         pg=ProcessGroupGloo(timeout=times.get("timeout", timedelta(seconds=60))),
         load_state_dict=load,
         state_dict=lambda: {"model": model.state_dict(), "optimizer": inner.state_dict()},
         min_replica_size=1,
         replica_id=options.name,
-        store_addr="localhost",
+        store_addr=options.address,
         store_port=store.port,
         rank=0,
         world_size=1,
         lighthouse_addr=options.contact,
-        hostname="localhost",
+        hostname=options.address,
         **times,
     )
     ddp, optimizer = DistributedDataParallel(manager, model), Optimizer(manager, inner)
@@ -50,7 +52,7 @@ def main() -> None:
         before = manager.current_step()
         optimizer.zero_grad()
         loss = ddp(before * 1e-6)
-        time.sleep(options.compute_ms / 1000)
+        time.sleep(options.compute)
         loss.backward()
         optimizer.step()
         if manager.current_step() > before:

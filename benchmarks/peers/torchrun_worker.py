@@ -34,7 +34,7 @@ def main() -> None:
     while True:
         optimizer.zero_grad()
         loss = ddp(step * 1e-6)
-        time.sleep(options.compute_ms / 1000)
+        time.sleep(options.compute)
         loss.backward()
         optimizer.step()
         step += 1

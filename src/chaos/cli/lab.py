@@ -102,8 +102,8 @@ def empty_folder(out: Path | None) -> Path:
     return folder
 
 
-def enter_user_namespace() -> None:
-    """Go on as root of a user namespace, where this user may make one and isn't root already."""
+def enter_user_namespace(program: str = "chaos.cli.main") -> None:
+    """Go on as root of a user namespace, where this user may make one and isn't root already: the same program anew."""
     if os.geteuid() == 0 or INSIDE in os.environ:
         return
     prefix = ["unshare", "--user", "--map-root-user", "--"]
@@ -113,7 +113,7 @@ def enter_user_namespace() -> None:
             "needs no rights: relays on loopback, without loss"
         )
     os.environ[INSIDE] = "1"
-    os.execvp(prefix[0], [*prefix, sys.executable, "-m", "chaos.cli.main", *sys.argv[1:]])
+    os.execvp(prefix[0], [*prefix, sys.executable, "-m", program, *sys.argv[1:]])
 
 
 def events_of(done: Sequence[Done]) -> list[Event]:
