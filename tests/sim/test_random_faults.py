@@ -28,6 +28,12 @@ FOUND = [
      "the next worker had written to"),
     (2900014, range(3, 10), "a stranger spoke in the very moment in which a takeover became due: what time alone makes "
      "due is not what the stranger changed"),
+    (3010592, range(3, 10), "a learner was found to differ while its worker was dead, and its next worker got what led "
+     "nowhere"),
+    (7000431, range(3, 10), "a learner became a member between two ticks and had not asked for the step before its "
+     "first one: nobody said that it lacked it for 2 s"),
+    (7000379, range(3, 10), "a peer opened a step and lost its place in one event: the simulator looked for what it "
+     "contributed"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

@@ -270,6 +270,8 @@ class Steps:
 
     def tick(self) -> None:
         """While nothing moves: say again what is known, and fetch what the others have finished meanwhile."""
+        if self._ctx.role == Role.MEMBER and self.finished < self._entry - 1:
+            self.fetch_since([m for m in self._ctx.view.member_ids() if m != self._ctx.id])
         position = (self.finished, self.stable, self.opened)
         if position != self._position:
             self._position, self._moved_at, self._still = position, self._ctx.now, 0

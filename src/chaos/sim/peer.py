@@ -300,7 +300,9 @@ class SimPeer:
     def _send_contribution(self, view_id: int, step: int) -> None:
         if self.buffer != step:
             self.world.promises.broken("I3", f"{self.info.name} sends step {step} from a buffer of {self.buffer}")
-        own = self.node.steps._own[step]
+        own = self.node.steps._own.get(step)
+        if own is None:
+            return  # in one event it opened the step and then lost its place in the run
         part = (self.info.name, step, view_id, tuple((r.epoch, r.start, r.stop) for r in own.ranges))
         for member in self.reducer.members_for(view_id, step):
             self.send_frame(member, "contribution", view_id, step, (part,))
