@@ -1,8 +1,8 @@
 """Training traffic first: while it fills this host's uplink, links that carry none of it are paced down. Pure.
 
-Links of one host share its uplink, and TCP would give each flow the same part of it: a donor's gradients would take
-longer by the shards that flow beside them. How far the others are paced down follows from what was measured: for which
-part of the time training has filled the uplink lately. Where enough of it is free, the rest is all training's.
+Links of one host share its uplink, and TCP would give each flow the same part of it, or more to one that has just
+begun: a donor's gradients would take longer by the shards that flow beside them. How fast the others still are follows
+from what each was measured to reach.
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
-LEAST_PART = 0.2
-"""Of the uplink's time that others get at least, free time included: a join has to end where training never rests.
-Gradients then take up to a quarter longer, as little as results alone cost each of three members."""
-HELD_PART = 0.02
-"""Of a link's rate that it keeps while it is held, where there is free time enough: its connections stay open."""
-MEMORY_S = 4.0
-"""Time constant of the average: some steps of a second. A guess."""
+HELD_PART = 0.5
+"""Of a link's measured rate that it keeps while it is held. With less, joins took minutes where results alone need most
+of what training leaves; with all, steps took twice as long (docs/adr/0046-training-first.md)."""
 FILLS_S = 0.1
 """An uplink is taken as filled while a link has training traffic for so long under way; bytes are confirmed within
 50 ms and a round trip, so small gradients never fill it."""
@@ -29,7 +25,7 @@ class Yielding(Protocol):
     """A link, as the uplink sees it."""
 
     def give_way(self) -> None:
-        """Whether training fills the uplink, or for how much of the time, has changed."""
+        """Whether training fills the uplink has changed."""
 
 
 class Uplink:
@@ -40,9 +36,6 @@ class Uplink:
         self._filling: dict[Yielding, float] = {}
         """And when something of it was last sent or confirmed."""
         self._links: dict[Yielding, None] = {}
-        self._part = 0.0
-        """Of the time lately, in which training filled it."""
-        self._counted = clock()
 
     def add(self, link: Yielding) -> None:
         self._links[link] = None
@@ -54,9 +47,8 @@ class Uplink:
     def fills(self, link: Yielding, seconds: float) -> None:
         """This link needs so long for the training traffic that it has under way."""
         before = self.is_full
-        self._count()
         if seconds > FILLS_S:
-            self._filling[link] = self._counted
+            self._filling[link] = self._clock()
         else:
             self._filling.pop(link, None)
         if self.is_full != before:
@@ -69,13 +61,4 @@ class Uplink:
 
     def part_for(self, link: Yielding) -> float:
         """The part of its rate at which this link may send now."""
-        if not self.is_full or link in self._filling:
-            return 1.0
-        self._count()
-        return max(HELD_PART, (LEAST_PART - (1 - self._part)) / max(self._part, LEAST_PART))
-
-    def _count(self) -> None:
-        now = self._clock()
-        kept = math.exp((self._counted - now) / MEMORY_S)
-        self._part = kept * self._part + (1 - kept) * self.is_full
-        self._counted = now
+        return HELD_PART if self.is_full and link not in self._filling else 1.0
