@@ -168,9 +168,9 @@ def look_for(join: Join, hosts: Hosts, seconds: float) -> None:
 
 def note(join: Join, trace: Traces) -> None:
     join.commits = [entry.t for entry in trace.of(0, "commit")]
-    (fetched,) = trace.of(join.joiner, "fetched_state")[-1:]
-    join.fetched_s, join.state_bytes, join.again = fetched["seconds"], fetched["bytes"], fetched["again"]
-    join.began = fetched.t - fetched["seconds"]
+    (fetched,) = trace.of(join.joiner, "fetched_state")[-1:]  # of several, if results ran away from the first
+    join.began = next(entry.t for entry in trace.of(join.joiner, "learner") if entry["phase"] == "fetch")
+    join.fetched_s, join.state_bytes, join.again = fetched.t - join.began, fetched["bytes"], fetched["again"]
     join.ended = trace.became_member(join.joiner)
     join.late_steps = bool(trace.of(join.joiner, "catch_up_mode"))
 

@@ -34,6 +34,10 @@ FOUND = [
      "first one: nobody said that it lacked it for 2 s"),
     (7000379, range(3, 10), "a peer opened a step and lost its place in one event: the simulator looked for what it "
      "contributed"),
+    (7100379, range(3, 10), "a learner that missed a view counted the contributions which that view had voided, and as "
+     "a member waited for ever for the rest of them"),
+    (7100194, range(3, 10), "a joiner believed a stranger that repeated a decision: only who is in a view may "
+     "tell of it"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

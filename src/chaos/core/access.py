@@ -63,8 +63,8 @@ def allowed(ctx: Context, src: str, message: PeerMessage) -> bool:
             return ctx.takes_part(src)
         case JoinRefused():
             return not ctx.views
-        case Decide():
-            return not ctx.views or ctx.takes_part(src)
+        case Decide(view):
+            return ctx.takes_part(src) if ctx.views else view.knows(src)
         case Prepare(base, ballot):
             newer = bool(ctx.views) and base.id > ctx.view.id and base.member(src) is not None
             return ballot.proposer == src and (ctx.is_member(src) or (newer and ctx.takes_part(src)))

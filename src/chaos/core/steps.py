@@ -175,6 +175,7 @@ class Steps:
         self._acks = {peer: step for peer, step in self._acks.items() if peer in known}
         self._early = {peer: acks for peer, acks in self._early.items() if peer in known}
         self._prune_views()
+        self._void_rounds()
         self._ctx.emit(SetViews((*self._ctx.past, *self._ctx.views), self.finished))
         if view.abort and self.head and self._ctx.role in (Role.MEMBER, Role.LEARNER):
             self._sources, self._owed = set(view.sources) - {self._ctx.id}, view.first_step - 1
@@ -182,6 +183,15 @@ class Steps:
         self._unstash()
         self._update_stable()
         self.advance()
+
+    def _void_rounds(self) -> None:
+        """Rounds of views that don't govern their steps any more: the one that voided them was missed here."""
+        views = {step: self._ctx.view_for(step) for step in self._rounds if step > self.finished}
+        void = [step for step, now in views.items() if now is not None and now.id != self._rounds[step].view.id]
+        for step in void:
+            del self._rounds[step]
+        if void:
+            self.opened = max(self.finished, min(self.opened, min(void) - 1))
 
     def _prune_views(self) -> None:
         """Keep the installed view and those that still govern a step nobody here has finished."""
