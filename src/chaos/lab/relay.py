@@ -148,6 +148,8 @@ class Relays:
         self._names = list(names)
         self._random = Random(seed)
         self._late_s = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._servers: list[asyncio.Server] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="chaos-lab-relays", daemon=True)
         self._thread.start()
@@ -190,8 +192,6 @@ class Relays:
 
     async def _start(self) -> None:
         hosts = range(len(self._names))
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._servers: list[asyncio.Server] = []
         self._access = [(Gate(), Gate()) for _ in hosts]
         self._directions = {
             (a, b): Direction(self._access[a][0], self._access[b][1], self._random)
@@ -210,9 +210,9 @@ class Relays:
         self._servers.append(await asyncio.start_server(accepted, address, int(port), limit=CHUNK))
 
     async def _stop(self) -> None:
-        for server in getattr(self, "_servers", []):
+        for server in self._servers:
             server.close()
-        tasks = list(getattr(self, "_tasks", []))
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
