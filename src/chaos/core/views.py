@@ -233,7 +233,8 @@ class Views:
         if all(p in current.promises or p in current.gone for p in current.base.member_ids()):
             self._node.departure.stop(LOST, f"{why}; {START_AGAIN}")
         else:
-            silent = [self._ctx.name(p) for p in current.base.member_ids() if p in self.suspects]
+            heard = current.promises.keys() | current.gone.keys()
+            silent = [self._ctx.name(p) for p in current.base.member_ids() if p not in heard]
             self._node.pause.begin(f"{why} or is silent; waiting for {', '.join(silent)}")
 
     def _choose(self, current: Proposal) -> None:

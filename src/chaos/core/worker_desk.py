@@ -345,7 +345,8 @@ class WorkerDesk:
         """The round of `step` is open: if the worker can't contribute to it, contribute nothing in its place.
 
         One whose script ends does so only for others that go on: where all have ended, the run has. A script that
-        changes gradients by hand must be there at each update, so the round waits for it.
+        changes gradients by hand must be there at each update, so the round waits for it. Where no member has a worker,
+        one step of nobody would follow the other.
         """
         steps, worker = self._node.steps, self.worker
         if steps.contributed(step):
@@ -357,7 +358,9 @@ class WorkerDesk:
             if steps.others_wait(step):
                 self.leave_out(step)
         elif worker is None or (worker.computing != step and not worker.by_hand):
-            steps.contribute(step, self._empty())
+            down = self._ctx.wishes.worker_down
+            if self._ctx.role == Role.LEAVER or any(m not in down for m in self._ctx.view.member_ids()):
+                steps.contribute(step, self._empty())
 
     def leave_out(self, step: int) -> None:
         """The worker is late for `step`, or still at an older one: what it computes now will count nowhere."""

@@ -25,9 +25,15 @@ class Calm:
         self._steps = steps
 
     def is_lost(self) -> bool:
-        """All workers with the state died at once, or the quorum is gone for good: nobody can go on."""
+        """All workers with the state died at once, or the quorum is gone for good: nobody can go on.
+
+        Where one of those that held the last stable step died without a word, the others can't know, and wait for it.
+        """
         everybody = [*self._world.peers.values(), *self._world.dead]
-        return any(p.stopped is not None and p.stopped.code == LOST for p in everybody)
+        if any(p.stopped is not None and p.stopped.code == LOST for p in everybody):
+            return True
+        members = self._world.members()
+        return bool(members) and not any(p.node.steps.report().grounded for p in members)
 
     def is_over(self) -> bool:
         """All members of the newest view were asked to leave, and did: nobody is left who could let others in."""
