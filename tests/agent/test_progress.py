@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,12 @@ def log() -> tuple[Progress, io.StringIO, Clock]:
     return Progress("b", stream, clock), stream, clock
 
 
+def view(
+    first_step: int, members: tuple[str, ...] = ("a", "b"), reason: str = "", role: str = "member"
+) -> dict[str, Any]:
+    return {"role": role, "first_step": first_step, "members": list(members), "reason": reason}
+
+
 def join(progress: Progress, clock: Clock, pieces: int = 4) -> None:
     progress.take("catch_up", {"reason": "a learner now"})
     progress.take("learner", {"phase": "prepare"})
@@ -38,7 +45,7 @@ def join(progress: Progress, clock: Clock, pieces: int = 4) -> None:
         progress.arrived(100_000_000)
     progress.take("learner", {"phase": "load"})
     progress.take("learner", {"phase": "verify"})
-    progress.take("view", {"role": "member", "first_step": 78})
+    progress.take("view", view(78))
 
 
 def test_a_join_in_a_log(log: tuple[Progress, io.StringIO, Clock]) -> None:
@@ -60,10 +67,24 @@ def test_a_join_in_a_log(log: tuple[Progress, io.StringIO, Clock]) -> None:
 
 def test_who_was_a_member_heals(log: tuple[Progress, io.StringIO, Clock]) -> None:
     progress, stream, clock = log
-    progress.take("view", {"role": "member", "first_step": 1})
+    progress.take("view", view(1))
     assert stream.getvalue() == "", "a founder did not wait for anything"
     join(progress, clock)
     assert "chaos: healing: loading the state" in stream.getvalue() and "joining" not in stream.getvalue()
+
+
+def test_members_see_who_comes_and_goes(log: tuple[Progress, io.StringIO, Clock]) -> None:
+    progress, stream, _ = log
+    progress.take("view", view(1, ("b",), "founded"))
+    progress.take("view", view(4, ("b",), "c is admitted as learner"))
+    progress.take("view", view(9, ("b", "c"), "scale-out: c becomes a member"))
+    progress.take("view", view(20, ("b", "c"), "sync plan: it follows the links"))
+    progress.take("view", view(31, ("b",), "failure: without c (sealed)"))
+    progress.take("view", view(40, ("a", "c"), "failure: without b (silent)", role="learner"))
+    assert stream.getvalue().splitlines() == [
+        "chaos: scale-out: c becomes a member; 2 members from step 9 on",
+        "chaos: failure: without c (sealed); 1 member from step 31 on",
+    ]
 
 
 def test_what_ended_is_not_shown_any_more(log: tuple[Progress, io.StringIO, Clock]) -> None:

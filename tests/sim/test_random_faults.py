@@ -40,8 +40,8 @@ FOUND = [
      "tell of it"),
     (7200672, range(3, 10), "a lone member whose state was found to differ contributed nothing to one step after the "
      "other, without end, in one event: where no member has a worker, no step is made"),
-    (8000048, range(3, 10), "one of those that held the last stable step died without a word: the others wait for it, as "
-     "they must, and the simulator took that for a standstill"),
+    (8000048, range(3, 10), "one of those that held the last stable step died without a word: the others wait for it, "
+     "as they must, and the simulator took that for a standstill"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

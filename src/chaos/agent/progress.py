@@ -39,6 +39,8 @@ class Progress:
         self._done, self._total = 0, 0
         self._bars: Bars | None = None
         self._was_member = False
+        self._members: list[str] = []
+        """Of the last view that this peer was a member of, in order of rank."""
         self._checkpoint_told = float("-inf")
 
     # --- what the agent does -------------------------------------------------------------------------------
@@ -51,14 +53,22 @@ class Progress:
             case "learner" if self._what and fields["phase"] in PHASES:
                 self._tell(PHASES[fields["phase"]])
             case "view" if fields["role"] == "member":
-                if self._what:
-                    self._end(f"{self.name} is a member from step {fields['first_step']} on")
-                self._was_member = True
+                self._member(fields)
             case "rejoin" | "stop":
                 self._end("")
             case "checkpoint" if self._clock() - self._checkpoint_told >= LINE_S:
                 self._checkpoint_told = self._clock()
                 self._say(f"checkpoint of step {fields['step']} written in {fields['seconds']:.1f} s: {fields['path']}")
+
+    def _member(self, view: Mapping[str, Any]) -> None:
+        """A view of which this peer is a member: say when it has become one, and later who comes and goes."""
+        before, self._members = self._members, view["members"]
+        if self._what:
+            self._end(f"{self.name} is a member from step {view['first_step']} on")
+        elif self._was_member and before != self._members:
+            many = f"{n} members" if (n := len(self._members)) > 1 else "1 member"
+            self._say(f"{view['reason']}; {many} from step {view['first_step']} on")
+        self._was_member = True
 
     def expect(self, step: int, nbytes: int) -> None:
         """The state of `step`, of so many bytes, is going to arrive."""
