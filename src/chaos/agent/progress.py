@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars  # loaded on a terminal only: agents have to start quickly
 
 LINE_S = 10.0
-"""Between two lines in a log about the same thing, and about checkpoints anywhere."""
+"""Between two lines in a log about the same thing, and about checkpoints and refusals anywhere."""
 FRAME_S = 0.1
 """Between two pictures of a bar."""
 PHASES = {
@@ -41,7 +41,8 @@ class Progress:
         self._was_member = False
         self._members: list[str] = []
         """Of the last view that this peer was a member of, in order of rank."""
-        self._checkpoint_told = float("-inf")
+        self._told_at: dict[str, float] = {}
+        """When a line was last written of what may come often, by its kind."""
 
     # --- what the agent does -------------------------------------------------------------------------------
 
@@ -56,9 +57,17 @@ class Progress:
                 self._member(fields)
             case "rejoin" | "stop":
                 self._end("")
-            case "checkpoint" if self._clock() - self._checkpoint_told >= LINE_S:
-                self._checkpoint_told = self._clock()
+            case "refused" if self._is_due(kind):
+                self._say(f"not let in yet by {fields['peer']}: {fields['reason']}")
+            case "checkpoint" if self._is_due(kind):
                 self._say(f"checkpoint of step {fields['step']} written in {fields['seconds']:.1f} s: {fields['path']}")
+
+    def _is_due(self, kind: str) -> bool:
+        """Whether a line of this kind may be written again."""
+        due = self._clock() - self._told_at.get(kind, float("-inf")) >= LINE_S
+        if due:
+            self._told_at[kind] = self._clock()
+        return due
 
     def _member(self, view: Mapping[str, Any]) -> None:
         """A view of which this peer is a member: say when it has become one, and later who comes and goes."""

@@ -129,6 +129,7 @@ class Admission:
             return
         if message.run:
             self._node.learn_run(message.run)
+            return
         self._last_refusal = message.reason
         self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason)
         if not message.retry:
