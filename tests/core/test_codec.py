@@ -8,10 +8,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from chaos.core.codec import MAX_MESSAGE_BYTES, decode, decode_words, encode, encode_words
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.messages import Ack, LastWords, Sealed
+from chaos.core.messages import MOST_VIEWS, Ack, LastWords, Sealed, SnapshotOffer, newest_views
+from chaos.core.types import DataState, StateManifest, View
+from chaos.sim.symbols import info
 from tests.core.random_messages import ANY_MESSAGE, BY_TYPE, MESSAGES, strategy
 
 
@@ -85,3 +88,14 @@ def test_words(words: LastWords, noise: bytes) -> None:
     assert decode_words(Sealed(encode_words(words), b"0" * 64)) == words
     with pytest.raises(RemoteProtocolError):
         decode_words(Sealed(b"\xc1" + noise, b"0" * 64))
+
+
+@pytest.mark.parametrize(("peers", "sent"), [(3, MOST_VIEWS), (1000, 10)])
+def test_views_of_any_size_fit_into_an_offer(peers: int, sent: int) -> None:
+    members = tuple(replace(info(1), id=f"{n:016x}", name=f"hospital-{n}") for n in range(peers))
+    views = [View("one", n, members, (), n, False, (), "scale-out: hospital-7 becomes a member") for n in range(1, 81)]
+    newest = newest_views(views)
+    assert [view.id for view in newest] == list(range(81 - sent, 81))
+    manifest = StateManifest(9, 2**36, (), b"")
+    offer = SnapshotOffer(9, b"h" * 16, DataState(), manifest, 2**20, (b"0" * 32,) * 2**16, newest)
+    assert decode(encode(offer)) == offer, "with the hashes of a model of 64 GB"

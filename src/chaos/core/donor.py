@@ -11,13 +11,13 @@ from chaos.core.context import Context, Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import SnapshotHashed
 from chaos.core.messages import (
-    MOST_VIEWS,
     DonorReady,
     ShardRequest,
     SnapshotAt,
     SnapshotMissing,
     SnapshotOffer,
     SnapshotPrepare,
+    newest_views,
 )
 from chaos.core.steps import AHEAD
 from chaos.core.types import DataState, StateManifest, View
@@ -246,10 +246,10 @@ class Donor:
 
     @staticmethod
     def _described(current: Snapshot, manifest: StateManifest) -> SnapshotOffer:
-        views = tuple(current.views[-MOST_VIEWS:])
         return SnapshotOffer(
-            current.step, current.head, current.data, manifest, current.shard_bytes, current.hashes, views
-        )
+            current.step, current.head, current.data, manifest, current.shard_bytes, current.hashes,
+            newest_views(current.views),
+        )  # fmt: skip
 
     def own_offer(self) -> SnapshotOffer | None:
         """The snapshot that was kept for the own worker, if it can go on from there with what is kept here."""

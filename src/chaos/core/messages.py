@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -25,10 +26,23 @@ from chaos.core.worker_messages import Contribution
 
 MOST_VIEWS = 64
 """Views since a step that a member names: who was away for more has to take a newer snapshot."""
+MOST_SEATS = 10_000
+"""In all views of a message together: of 180 bytes each, with names of a usual length, they fill less than half."""
 
 
 class Message(Record, frozen=True, tag=True):
     """Base of all control messages."""
+
+
+def newest_views(views: Sequence[View]) -> tuple[View, ...]:
+    """Of these views, oldest first, the newest: as many as one message holds, large ones included."""
+    room, fitting = MOST_SEATS, 0
+    for view in reversed(views[-MOST_VIEWS:]):
+        room -= len(view.everybody())
+        if room < 0:
+            break
+        fitting += 1
+    return tuple(views[len(views) - fitting :])
 
 
 # --- agreement --------------------------------------------------------------------------------------
