@@ -42,6 +42,8 @@ FOUND = [
      "other, without end, in one event: where no member has a worker, no step is made"),
     (8000048, range(3, 10), "one of those that held the last stable step died without a word: the others wait for it, "
      "as they must, and the simulator took that for a standstill"),
+    (8005470, range(3, 10), "an agent that was stopped gave its worker's successor what was meant for the dead one; in "
+     "the simulator only, but a real agent could turn such a successor away"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

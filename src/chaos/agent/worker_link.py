@@ -59,6 +59,8 @@ class WorkerLink:
             return
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, uid, _ = _CREDENTIALS.unpack(credentials)
+        while self._worker is not None and self._read():
+            pass  # of a former worker that has ended, the end may lie there unread
         if uid != os.getuid() or self._worker is not None:
             sock.close()
             return
@@ -68,21 +70,23 @@ class WorkerLink:
 
     # --- receiving -----------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take what has come; whether anything had."""
         assert self._worker is not None
         try:
             data, fds, _, _ = socket.recv_fds(self._worker, 2**18, 4, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             self._died(f"its socket failed: {error.strerror}")
-            return
+            return False
         self._fds.extend(fds)
         if not data:
             self._died("its process ended")
-            return
+            return False
         self._received += data
         self._deliver()
+        return True
 
     def _deliver(self) -> None:
         while len(self._received) >= _LENGTH.size and self._worker is not None:

@@ -65,6 +65,7 @@ class SimPeer:
         self.reducer = Reducer(self.info.id, self, world.result_slots, world.disk_slots)
         self.node.handle(ev.ResultMemory(world.result_slots, world.disk_slots), world.now)
         self.worker = Worker(self)
+        """The one whose socket the agent holds: a new one takes its place when the agent hears of it."""
         self.words: bytes | None = None
         self.trace: list[tuple[float, str, dict[str, Any]]] = []
         self.stopped: act.Stop | None = None
@@ -369,6 +370,8 @@ class SimPeer:
 
     def from_worker(self, worker: Worker, message: wm.FromWorker, delay: float) -> None:
         def arrive() -> None:
+            if isinstance(message, wm.Register):
+                self.worker = worker
             if worker.alive and self.worker is worker:
                 self.handle(ev.WorkerSaid(message))
 

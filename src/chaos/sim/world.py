@@ -274,8 +274,7 @@ class World:
 
             def again() -> None:
                 if peer.alive:
-                    peer.worker = Worker(peer)
-                    peer.worker.start()
+                    Worker(peer).start()
 
             self.heap.at(restart, again)
 
