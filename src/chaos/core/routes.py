@@ -6,11 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 
-def next_hops(me: str, linked: Iterable[str], neighbours: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    """Destination to the directly linked peer that leads there; direct ones are left out."""
-    return {peer: way[0] for peer, way in ways(me, linked, neighbours).items() if len(way) > 1}
-
-
 def ways(me: str, linked: Iterable[str], neighbours: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     """Breadth-first search over what peers say of their links; ties go to the lower id.
 

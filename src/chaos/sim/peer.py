@@ -14,7 +14,7 @@ from chaos.core.codec import encode_words
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.messages import Goodbye, Seal, Sealed
 from chaos.core.node import Founding, Node
-from chaos.core.routes import next_hops
+from chaos.core.routes import ways
 from chaos.sim.reducer import Reducer
 from chaos.sim.symbols import Result, digest, info, sign
 from chaos.sim.worker import Worker
@@ -86,9 +86,10 @@ class SimPeer:
         self._stored: tuple[int, set[int]] = (0, set())
         """The step of the snapshot that is being received, and the shards that are here."""
         self._hashes: tuple[bytes, ...] = ()
-        self._routes: dict[str, str] = {}
+        self._ways: dict[str, tuple[str, ...]] = {}
+        """How each peer is reached: over whom, itself last."""
         self._routed_by: tuple[int, tuple[str, ...]] | None = None
-        """What the routes were made of."""
+        """What these were made of."""
         self.worker.start()
         self._tick()
 
@@ -164,7 +165,9 @@ class SimPeer:
             return
         if actions and not self._do_all(actions):
             return
-        self.world.promises.after_event(self)
+        self._route()
+        if self.alive:
+            self.world.promises.after_event(self)
 
     def _do_all(self, actions: list[act.AnyAction]) -> bool:
         """False if the process died meanwhile."""
@@ -193,11 +196,19 @@ class SimPeer:
 
     def next_hop(self, dst: str) -> str | None:
         """Where this peer's transport sends what is for a peer without a direct link."""
+        way = self._ways.get(dst, ())
+        return way[0] if len(way) > 1 else None
+
+    def _route(self) -> None:
+        """Find the ways anew if what the node knows of links has changed, and tell it of those that are new."""
         liveness, linked = self.node.liveness, self.node.ctx.linked
         known = liveness.topology, tuple(linked)
-        if self._routed_by != known:
-            self._routes, self._routed_by = next_hops(self.id, linked, liveness.neighbours), known
-        return self._routes.get(dst)
+        if self._routed_by == known:
+            return
+        before, self._routed_by = self._ways, known
+        self._ways = ways(self.id, linked, liveness.neighbours)
+        for peer in [peer for peer, way in self._ways.items() if len(way) > 1 and way != before.get(peer)]:
+            self.handle(ev.PathChanged(peer))
 
     # --- the node's actions --------------------------------------------------------------------------------
 
