@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -75,13 +76,15 @@ class Views:
         )
 
     def _promotable(self) -> dict[str, int]:
-        """Ready learners that keep up. One that has not installed the view may hold a step that it made void."""
+        """Ready learners that keep up, unless others may soon come in with them.
+
+        One that has not installed the view may hold a step that it made void.
+        """
         if not self._ctx.wishes.ready:
+            self._ready_since = None
             return {}
         view, beats, steps = self._ctx.view, self._node.liveness.progress, self._node.steps
-        if self._may_come_together():
-            return {}
-        return {
+        found = {
             peer: step
             for peer, step in self._ctx.wishes.ready.items()
             if view.learner(peer) is not None
@@ -89,18 +92,15 @@ class Views:
             and (beat.lineage, beat.view_id) == (view.lineage, view.id)
             and steps.keeps_up(peer)
         }
+        return {} if self._may_come_together(found) else found
 
-    def _may_come_together(self) -> bool:
-        """One learner is ready and another is not: they get a moment to come in by one view."""
+    def _may_come_together(self, found: Container[str]) -> bool:
+        """Not all learners can be promoted yet: those that can wait a moment, to come in by one view."""
         wishes, now = self._ctx.wishes, self._ctx.now
-        learners = [p.id for p in self._ctx.view.learners if p.id not in wishes.lost_learners]
-        if not wishes.ready:
-            self._ready_since = None
-        elif self._ready_since is None:
+        if self._ready_since is None:
             self._ready_since = now
-        others = any(peer not in wishes.ready for peer in learners)
-        waited = now - self._ready_since if self._ready_since is not None else 0.0
-        return others and waited < self._ctx.config.together_s
+        others = any(p.id not in found and p.id not in wishes.lost_learners for p in self._ctx.view.learners)
+        return others and now - self._ready_since < self._ctx.config.together_s
 
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
