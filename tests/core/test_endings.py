@@ -168,6 +168,7 @@ def test_a_leaver_whose_worker_was_restarted_does_not_wait_for_it() -> None:
     """The new worker has no state, and nobody gives a leaver one: it never came to its script's end."""
     world, peers = start(3)
     leaver = peers[2]
+    world.disturb()
     world.network.block(peers[0].id, leaver.id)
     leaver.handle(ev.LeaveRequested("asked to"))
     world.run_until(lambda: leaver.node.ctx.role == Role.LEAVER, 5)

@@ -129,6 +129,16 @@ def slow_donors(world: World) -> None:
     heals(world)
 
 
+def a_state_takes_long(world: World) -> None:
+    """A joiner fetches for seconds, and the members train on."""
+    started(world, 3)
+    world.compute, world.shard_s = 0.2, 1.0
+    joiner = world.join(3, 0)
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 30)
+    world.run(world.now + 1)
+    heals(world)
+
+
 def a_link_swallows_both_parts(world: World) -> None:
     """Two members' contributions are lost with their link, which is back at once: nobody is suspected."""
     started(world, 2)
@@ -156,6 +166,6 @@ def a_root_dies_when_half_have_its_sum(world: World) -> None:
 
 
 STORIES: tuple[Teller, ...] = (
-    voters_live, voters_die, a_voter_starts_again, a_minority_with_learners, slow_donors, a_link_swallows_both_parts,
-    a_root_dies_when_half_have_its_sum,
+    voters_live, voters_die, a_voter_starts_again, a_minority_with_learners, slow_donors, a_state_takes_long,
+    a_link_swallows_both_parts, a_root_dies_when_half_have_its_sum,
 )  # fmt: skip

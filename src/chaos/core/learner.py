@@ -237,7 +237,7 @@ class Learner:
         finished = max(self._node.steps.finished, *seen)
         running = any(r.running for r in self._ready.values()) or self._node.steps.highest_seen > finished
         running = running and not self.course.late
-        step = finished + (2 + self._margin if running else 0)
+        step = finished + (1 + self._margin if running else 0)
         self._target = self._shared_step() or max(step, self._ctx.view.first_step - 1)
         self._base = self._target
         self._refused.clear()

@@ -195,6 +195,8 @@ class Liveness:
                 self._detector.watch(peer, self._ctx.now)
             else:
                 self._detector.forget(peer)
+        if present.keys() - self._present.keys():
+            self._next_heartbeat = self._ctx.now  # newcomers have not heard yet of whom each has a link with
         self._present, self._watched = present, watched
         for peer in [p for p in self.progress if p not in present]:
             self.forget(peer)
