@@ -44,6 +44,8 @@ FOUND = [
      "as they must, and the simulator took that for a standstill"),
     (8005470, range(3, 10), "an agent that was stopped gave its worker's successor what was meant for the dead one; in "
      "the simulator only, but a real agent could turn such a successor away"),
+    (8007347, range(3, 10), "a peer was asked to leave while its worker was so late that results it needs were gone: "
+     "it waited for ever for a worker that could not come to its end"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

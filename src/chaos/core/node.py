@@ -370,6 +370,8 @@ class Node:
             self.learner.lost_track(reason)
         elif self.ctx.role == Role.MEMBER:
             self.heal(reason)
+        elif self.ctx.role == Role.LEAVER:
+            self.worker.forget_state()  # nobody gives a leaver another one: it goes without
 
     def heal(self, reason: str) -> None:
         """This member's state is not the run's (any more): it goes back to being a learner."""
