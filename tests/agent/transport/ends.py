@@ -195,6 +195,8 @@ class Cable:
         self.carried: list[int] = []
         """Bytes by connection, in the direction of the target."""
         self.closed_to_new = False
+        self.piece = 65536
+        """Bytes that it carries at a time."""
 
     async def start(self) -> str:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -234,9 +236,10 @@ class Cable:
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, number: int | None) -> None:
         try:
-            while data := await source.read(65536):
+            while data := await source.read(self.piece):
                 sink.write(data)
                 await sink.drain()
+                await asyncio.sleep(0)  # the ends run in this loop too: let them see each piece
                 if number is not None:
                     self.carried[number] += len(data)
             sink.write_eof()

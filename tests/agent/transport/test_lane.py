@@ -38,6 +38,8 @@ class Endless:
     def buffered(self) -> bool:
         return True
 
+    def expect(self, count: int) -> None: ...
+
 
 class Owner:
     """A link that takes everything."""

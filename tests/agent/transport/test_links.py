@@ -19,6 +19,7 @@ from chaos.agent.transport import (
     TransportConfig,
     Verdict,
 )
+from chaos.agent.transport.bulk import FrameReceiver, Halt
 from chaos.agent.transport.hello import Goodbye, encode_greeting
 from chaos.core.errors import ChaosError, Refused
 
@@ -227,6 +228,38 @@ def test_comes_back_after_the_control_connection_broke(parties: Path | None) -> 
             await eventually(lambda: got(b, [5], MIB))
 
     run(test())
+
+
+def test_what_trickles_in_arrives_whole_and_wakes_the_reader_seldom(
+    parties: Path | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over a slow link, which brings packets one by one."""
+    sizes = [MIB, 70_001, 3, 0, 17_000, MIB + 5]
+    reads: list[int] = []
+    read = FrameReceiver.run
+
+    def counted(receiver: FrameReceiver) -> Halt:
+        before = receiver.nbytes
+        halt = read(receiver)
+        reads.append(receiver.nbytes - before)
+        return halt
+
+    async def test() -> None:
+        async with world(parties) as w:
+            a, b = await w.end("a"), await w.end("b")
+            cable = await w.cable(b)
+            cable.piece = 1448
+            a.transport.connect(b.info)
+            await eventually(lambda: a.linked(b) and b.linked(a))
+            monkeypatch.setattr(FrameReceiver, "run", counted)
+            for number, size in enumerate(sizes):
+                send(a, b, number, size)
+            await eventually(lambda: len(b.bulk) == len(sizes))
+            assert sorted((h.index, p) for _, h, p in b.bulk) == [(i, pattern(i, size)) for i, size in enumerate(sizes)]
+
+    run(test())
+    packets = sum(sizes) / 1448
+    assert len(reads) < packets / 8, f"{len(reads)} times, for {packets:.0f} packets"
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -74,6 +74,11 @@ class FrameReceiver:
         return self._header is not None and not self.paused
 
     @property
+    def missing(self) -> int:
+        """Bytes still to come of the present header or payload."""
+        return len(self._rest) + self._to_drop
+
+    @property
     def unfinished(self) -> tuple[BulkHeader, memoryview] | None:
         """The frame for which the sink has given a buffer that is not full yet, and the buffer."""
         return (self._header, self._target) if self._header and self._target is not None else None

@@ -157,6 +157,7 @@ class Lane:
         self._owner.lane_read(count)
         if not self._open:
             return
+        self._stream.expect(receiver.missing)
         if halt is Halt.PAUSED:
             self._watch_read(False)
         elif halt is Halt.BUDGET and self._stream.buffered():

@@ -19,6 +19,12 @@ HANDSHAKE_BYTES = 16 * 1024
 TLS_SLICE = 256 * 1024
 """Bytes best offered to `TlsStream.send` at a time: 0.15 ms of encryption."""
 PLAIN_SLICE = 1024 * 1024
+WAKE_BYTES = 64 * 1024
+"""A stream that expects more is read in pieces of at least so many bytes. A slow link brings packets one by one: woken
+for each, three agents spent 4.2 s of processor time on an all-reduce of 100 MB over 200 Mbit/s, instead of 2.7 s."""
+
+RECORD_BYTES = 17 * 1024
+"""Ciphertext of an incomplete record that OpenSSL may hold, at most. It does not say how much it does."""
 
 _scratch = memoryview(bytearray(SCRATCH_BYTES))
 """One for all streams of the event loop's thread: it is emptied before `_feed` returns."""
@@ -26,6 +32,21 @@ _scratch = memoryview(bytearray(SCRATCH_BYTES))
 
 class ConnectionLost(OSError):
     """The connection ended or broke. The message is a short reason; a TLS error is its `__cause__`."""
+
+
+class LowWater:
+    """How many bytes have to lie in a socket before it counts as readable. The end of the connection always does."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._now = 1
+
+    def set(self, count: int) -> None:
+        """At most `WAKE_BYTES`, at least 1."""
+        wanted = max(1, min(count, WAKE_BYTES))
+        if wanted != self._now:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            self._now = wanted
 
 
 class Stream(Protocol):
@@ -50,6 +71,9 @@ class Stream(Protocol):
     def buffered(self) -> bool:
         """Received bytes wait here, of which the event loop can't know."""
 
+    def expect(self, count: int) -> None:
+        """Nothing can be done before so many more bytes are received: the event loop need not wake for fewer."""
+
 
 class PlainStream:
     """A bare TCP socket."""
@@ -58,6 +82,7 @@ class PlainStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self._wake = LowWater(sock)
 
     def recv_into(self, view: memoryview) -> int:
         try:
@@ -84,6 +109,9 @@ class PlainStream:
     def buffered(self) -> bool:
         return False
 
+    def expect(self, count: int) -> None:
+        self._wake.set(count)
+
 
 class TlsStream:
     """TLS over a TCP socket."""
@@ -92,6 +120,7 @@ class TlsStream:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_side: bool) -> None:
         self.sock = sock
+        self._wake = LowWater(sock)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side)
@@ -142,6 +171,9 @@ class TlsStream:
 
     def buffered(self) -> bool:
         return self._incoming.pending > 0 or self.tls.pending() > 0
+
+    def expect(self, count: int) -> None:
+        self._wake.set(count - self._incoming.pending - RECORD_BYTES)
 
     def _decrypt(self, view: memoryview) -> int:
         """Bytes of whole records at hand. OpenSSL gives at most one record (16 KiB) per call."""
