@@ -46,6 +46,8 @@ FOUND = [
      "the simulator only, but a real agent could turn such a successor away"),
     (8007347, range(3, 10), "a peer was asked to leave while its worker was so late that results it needs were gone: "
      "it waited for ever for a worker that could not come to its end"),
+    (8008038, range(3, 10), "a learner had finished an attempt that was void, and took a snapshot of that very step: "
+     "the check looked at the step's number only"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

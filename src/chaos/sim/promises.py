@@ -234,9 +234,13 @@ class Promises:
             self.broken("I3", f"{peer.info.name} holds {found} for step {fields['step']}, which names {expected}")
 
     def stands_at(self, peer: SimPeer, finished: int) -> None:
-        """`peer` says where it stands; what it did not finish itself, it took over with a snapshot."""
-        ledger = self.ledger(peer)
-        if finished > ledger.base and all(step != finished for step, _ in ledger.held):
+        """`peer` says where it stands; what it did not finish itself, it took over with a snapshot.
+
+        It may have finished an attempt at the same step that was void.
+        """
+        ledger, head = self.ledger(peer), peer.node.steps.head_of(finished)
+        own = any(step == finished and head in (done, b"") for step, done in ledger.held)
+        if finished > ledger.base and not own:
             if finished not in self.stable:
                 self.broken("I3", f"{peer.info.name} got a snapshot of step {finished}, which is not stable")
             ledger.base = finished
