@@ -48,6 +48,8 @@ FOUND = [
      "it waited for ever for a worker that could not come to its end"),
     (8008038, range(3, 10), "a learner had finished an attempt that was void, and took a snapshot of that very step: "
      "the check looked at the step's number only"),
+    (8009155, range(3, 10), "the same, where results since that step were there already: the learner never said "
+     "that it stood at the snapshot's step"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

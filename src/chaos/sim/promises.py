@@ -117,10 +117,11 @@ class Promises:
         ledger.finished.clear()
         ledger.committed_at = ledger.gated_at = None
 
-    def _on_learner(self, _peer: SimPeer, ledger: Ledger, fields: dict[str, Any]) -> None:
+    def _on_learner(self, peer: SimPeer, ledger: Ledger, fields: dict[str, Any]) -> None:
         """A learner that takes over a snapshot forgets what it had in its stead."""
-        if fields["phase"] == "fetch":
+        if fields["phase"] == "fetch" and (fetch := peer.node.learner.fetch) is not None:
             ledger.finished = {s: head for s, head in ledger.finished.items() if self.stable.get(s, head) == head}
+            self._took_over(peer, ledger, fetch.offer.step)
 
     def _on_mode(self, peer: SimPeer, _ledger: Ledger, fields: dict[str, Any]) -> None:
         if fields["mode"] == "late":
@@ -240,10 +241,14 @@ class Promises:
         """
         ledger, head = self.ledger(peer), peer.node.steps.head_of(finished)
         own = any(step == finished and head in (done, b"") for step, done in ledger.held)
-        if finished > ledger.base and not own:
-            if finished not in self.stable:
-                self.broken("I3", f"{peer.info.name} got a snapshot of step {finished}, which is not stable")
-            ledger.base = finished
+        if not own:
+            self._took_over(peer, ledger, finished)
+
+    def _took_over(self, peer: SimPeer, ledger: Ledger, step: int) -> None:
+        if step > ledger.base:
+            if step not in self.stable:
+                self.broken("I3", f"{peer.info.name} got a snapshot of step {step}, which is not stable")
+            ledger.base = step
 
     def wrote_checkpoint(self, peer: SimPeer, step: int) -> None:
         if step not in self.stable:
