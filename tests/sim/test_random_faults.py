@@ -50,6 +50,9 @@ FOUND = [
      "the check looked at the step's number only"),
     (8009155, range(3, 10), "the same, where results since that step were there already: the learner never said "
      "that it stood at the snapshot's step"),
+    (8020025, range(3, 10), "a new member had not heard an older member's word on the last steps, only on later ones: "
+     "it could free no memory, and had none for that later step"),
+    (8020058, range(3, 10), "donors that had sent a damaged shard took it for sent when the learner began anew"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""
 

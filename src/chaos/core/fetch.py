@@ -45,8 +45,8 @@ class _Donor:
     """What was asked of it and has not come, in order."""
     stale: bool = False
     """It would send what has come from elsewhere: its request has to be made anew."""
-    afresh: bool = False
-    """What it sent before may be lost with a link: the next request says so."""
+    afresh: bool = True
+    """What it sent before may be lost with a link, or was damaged: the next request says so, and the first one does."""
     may: frozenset[int] | None = None
     """Another learner: what it may be asked for, as it has it or gets it first. None: a donor, who has everything."""
     cut: bool = False

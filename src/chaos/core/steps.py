@@ -307,6 +307,15 @@ class Steps:
             self._ctx.send_all(peers, StepContribution(view.id, step, self.head, self._own[step]))
         if self.finished in self.history:
             self._ctx.send_all(peers, Ack(self.finished, self.head))
+        self._acknowledge_to_those_behind(peers)
+
+    def _acknowledge_to_those_behind(self, peers: list[str]) -> None:
+        """Also the step at which each of them stands: of later ones it can compare nothing yet, and without a word on
+        its own it may have no memory to finish these."""
+        for peer in peers:
+            beat = self._node.liveness.progress.get(peer)
+            if beat is not None and beat.finished in self.history and beat.finished < self.finished:
+                self._ctx.send(peer, Ack(beat.finished, self.head_of(beat.finished)))
 
     def _catch_up(self) -> None:
         """Others finished the step at which I stand still: if I can't, ask for its result, each time another one.
