@@ -20,12 +20,16 @@ WORKER = HERE / "worker.py"
 PATIENCE_S = 180.0
 
 
+def python_path(*more: Path) -> str:
+    """What PYTHONPATH has to be for workers, which import `benchmarks`."""
+    return os.pathsep.join(map(str, (HERE.parent, HERE.parent / "src", *more)))
+
+
 class Peers:
     """Peers that run `benchmarks/worker.py`; none is left on leaving the block. Time is the monotonic clock's."""
 
     def __init__(self, args: list[str], plain: bool = False, instrument: bool = False) -> None:
-        paths = [HERE.parent, HERE.parent / "src", *([HERE / "instrument"] if instrument else [])]
-        self._environment = {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+        self._environment = {"PYTHONPATH": python_path(*([HERE / "instrument"] if instrument else []))}
         self._demo = DemoPeers(WORKER, args)
         self._plain = ["--plain"] if plain else []
         self._files: dict[str, TraceFiles] = {}

@@ -11,6 +11,7 @@ The simulated delay is that of `benchmarks.scaleout` on the same rates.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from benchmarks.cluster import WORKER, python_path
 from benchmarks.network import Instance, Site
 from benchmarks.report import Table, machine, progress, spread
 from benchmarks.scaleout import Chaos
@@ -30,7 +32,6 @@ from chaos.lab.scenario import Host, Scenario
 from chaos.lab.wire import missing
 from chaos.observe.trace_file import Entry, TraceFiles
 
-WORKER = Path(__file__).with_name("worker.py")
 LOOK_S = 0.1
 QUIET_S = 8.0
 """Of training without a joiner, before and after."""
@@ -279,6 +280,7 @@ def main() -> None:
     options = parser.parse_args()
     if (reason := missing()) is not None:
         sys.exit(f"no lab here: {reason}")
+    os.environ["PYTHONPATH"] = python_path()
     chosen = [CASES[number] for number in options.case] if options.case else CASES
     table = Table("A join over shaped links, real agents", COLUMNS)
     joins = []

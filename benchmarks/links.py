@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import psutil
 
 from benchmarks.allreduce import MILLIONS, PEERS, WARM_UP, Measured, alternate
+from benchmarks.cluster import WORKER, python_path
 from benchmarks.gate import Gate
 from benchmarks.report import Table, progress, spread
 from chaos.lab.hosts import Hosts
@@ -23,7 +24,6 @@ from chaos.lab.network import Network
 from chaos.lab.scenario import Host, Scenario
 from chaos.lab.wire import missing
 
-WORKER = Path(__file__).with_name("worker.py")
 RATE_MBIT = 200
 DELAYS_MS = (0, 30)
 
@@ -81,8 +81,7 @@ def run(rounds: int = 5) -> Table:
         progress(f"no lab here: {reason}")
         return table
     table.bars["bound"] = bound_s()
-    root = WORKER.parents[1]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "src")])  # workers import `benchmarks`
+    os.environ["PYTHONPATH"] = python_path()
     for delay_ms in DELAYS_MS:
         measured = measure(delay_ms, rounds)
         times = (measured.chaos, measured.gloo)
