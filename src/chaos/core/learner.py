@@ -230,7 +230,7 @@ class Learner:
             self._choose()
 
     def _choose(self) -> None:
-        """One step for all donors: soon, but late enough that none of them has passed it."""
+        """One step for all donors: that under way, or later by what made them all say that it was past."""
         self._retry_at = 0.0
         seen = [r.finished for r in self._ready.values()]
         seen += [beat.finished for beat in self._node.liveness.progress.values()]
