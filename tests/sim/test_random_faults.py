@@ -52,6 +52,8 @@ FOUND = [
      "that it stood at the snapshot's step"),
     (8020025, range(3, 10), "a new member had not heard an older member's word on the last steps, only on later ones: "
      "it could free no memory, and had none for that later step"),
+    (8030508, range(3, 10), "a link was wanted back while one of its ends was away: the order was dropped, the cut "
+     "stayed, and with the relay's death the two had no way to each other"),
     (8020058, range(3, 10), "donors that had sent a damaged shard took it for sent when the learner began anew"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""

@@ -49,7 +49,9 @@ class Overlay:
 
     def on_wish(self, src: str, peer: str, connect: bool) -> None:
         ends = pair(src, peer)
-        if src == peer or not self._ctx.views or not self._ctx.view.knows(peer):
+        if src == peer or not self._ctx.views:
+            return
+        if not self._ctx.view.knows(peer) and ends not in self._ctx.view.cut:  # the cut waits for who is away
             return
         if connect == (ends in self._ctx.view.cut):
             self._ctx.wishes.links[ends] = connect
