@@ -100,8 +100,11 @@ def test_what_ended_is_not_shown_any_more(log: tuple[Progress, io.StringIO, Cloc
 def test_a_joiner_sees_why_it_is_not_let_in(log: tuple[Progress, io.StringIO, Clock]) -> None:
     progress, stream, clock = log
     for left in range(12, 0, -1):
-        progress.take("refused", {"peer": "a", "reason": f"it was lost 3 times lately; it may come back in {left} s"})
+        reason = f"it was lost 3 times lately; it may come back in {left} s"
+        progress.take("refused", {"peer": "a", "reason": reason, "final": False})
         clock.now += 1
+    clock.now += 100
+    progress.take("refused", {"peer": "a", "reason": "another model", "final": True})
     assert stream.getvalue().splitlines() == [
         "chaos: not let in yet by a: it was lost 3 times lately; it may come back in 12 s",
         "chaos: not let in yet by a: it was lost 3 times lately; it may come back in 2 s",

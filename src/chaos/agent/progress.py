@@ -57,7 +57,7 @@ class Progress:
                 self._member(fields)
             case "rejoin" | "stop":
                 self._end("")
-            case "refused" if self._is_due(kind):
+            case "refused" if not fields["final"] and self._is_due(kind):  # what is final, the agent ends with
                 self._say(f"not let in yet by {fields['peer']}: {fields['reason']}")
             case "checkpoint" if self._is_due(kind):
                 self._say(f"checkpoint of step {fields['step']} written in {fields['seconds']:.1f} s: {fields['path']}")

@@ -131,7 +131,7 @@ class Admission:
             self._node.learn_run(message.run)
             return
         self._last_refusal = message.reason
-        self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason)
+        self._ctx.trace("refused", peer=self._ctx.name(src), reason=message.reason, final=not message.retry)
         if not message.retry:
             self._node.departure.refuse(message.reason)
         elif message.wait_s:
