@@ -31,22 +31,25 @@ async def heard(count: int, happened: list[str]) -> list[str]:
     return happened
 
 
-def link(happened: list[str]) -> WorkerLink:
+async def begin(happened: list[str]) -> tuple[WorkerLink, socket.socket]:
+    """A link, and its first worker, which has said that it applied step 1."""
+
     def message(said: FromWorker, _fds: list[int]) -> None:
         assert isinstance(said, Applied)
         happened.append(f"step {said.step}")
 
-    return WorkerLink(message, happened.append)
+    link = WorkerLink(message, happened.append)
+    link.start()
+    first = worker(link.address)
+    say(first, 1)
+    await heard(1, happened)
+    return link, first
 
 
 def test_a_successor_is_taken_although_the_end_of_the_former_is_still_unread() -> None:
     async def run() -> list[str]:
         happened: list[str] = []
-        made = link(happened)
-        made.start()
-        first = worker(made.address)
-        say(first, 1)
-        await heard(1, happened)
+        made, first = await begin(happened)
         second = worker(made.address)  # while the agent is stopped, say: it finds all this at once, the newcomer first
         say(second, 3)
         say(first, 2)
@@ -62,11 +65,7 @@ def test_a_successor_is_taken_although_the_end_of_the_former_is_still_unread() -
 def test_a_second_worker_beside_a_living_one_is_turned_away() -> None:
     async def run() -> list[str]:
         happened: list[str] = []
-        made = link(happened)
-        made.start()
-        first = worker(made.address)
-        say(first, 1)
-        await heard(1, happened)
+        made, first = await begin(happened)
         second = worker(made.address)
         second.setblocking(False)
         assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(second, 1), 5) == b""

@@ -21,7 +21,7 @@ TLS_SLICE = 256 * 1024
 PLAIN_SLICE = 1024 * 1024
 WAKE_BYTES = 64 * 1024
 """A stream that expects more is read in pieces of at least so many bytes. A slow link brings packets one by one: woken
-for each, three agents spent 4.2 s of processor time on an all-reduce of 100 MB over 200 Mbit/s, instead of 2.7 s."""
+for each, three peers spent 4.2 s of processor time on an all-reduce of 100 MB over 200 Mbit/s, instead of 2.7 s."""
 
 RECORD_BYTES = 17 * 1024
 """Ciphertext of an incomplete record that OpenSSL may hold, at most. It does not say how much it does."""
