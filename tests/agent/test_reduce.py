@@ -125,8 +125,12 @@ class Peer:
         self.reducer.open_round(now.id, step)
         self.reducer.send_contribution(now.id, step, weight, weight == 0)
 
+    def content(self) -> memoryview:
+        """The bytes of the newest result."""
+        return self.ring.slot_view(self.reducer.slot(self.done[-1].step))
+
     def result(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        content = self.ring.slot_view(self.done[-1].slot)
+        content = self.content()
         a, b = FLOATS * 4, FLOATS * 4 + 64
         return (
             widen(content[:a], "float32").copy(),
@@ -162,7 +166,7 @@ def check(peers: list[Peer], weights: dict[int, float]) -> None:
         np.testing.assert_allclose(got[1], doubles, rtol=1e-14)
         np.testing.assert_array_equal(got[2], integers)
         assert one.done[-1].digest == peers[0].done[-1].digest
-        assert bytes(one.ring.slot_view(one.done[-1].slot)) == bytes(peers[0].ring.slot_view(peers[0].done[-1].slot))
+        assert bytes(one.content()) == bytes(peers[0].content())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -348,9 +352,7 @@ def test_bfloat16_on_the_wire_gives_all_the_same_bytes():
         for one in peers:
             np.testing.assert_allclose(one.result()[0], mean, rtol=2**-6, atol=2**-6)
             assert one.done[-1].digest == peers[0].done[-1].digest
-            assert bytes(one.ring.slot_view(one.done[-1].slot)) == bytes(
-                peers[0].ring.slot_view(peers[0].done[-1].slot)
-            )
+            assert bytes(one.content()) == bytes(peers[0].content())
 
     asyncio.run(scenario())
 
@@ -429,8 +431,8 @@ def test_a_learners_results_wait_on_disk_where_memory_is_full(tmp_path: Path):
         assert learner.ring.bytes_on_disk == 5 * learner.ring.stride
         for ours, theirs in zip(learner.done, peers[0].done, strict=True):
             assert ours.step == theirs.step
-        last = learner.ring.slot_view(learner.done[-1].slot)
-        assert bytes(last) == bytes(peers[0].ring.slot_view(peers[0].done[-1].slot))
+        last = learner.content()
+        assert bytes(last) == bytes(peers[0].content())
         learner.reducer.release(9)
         assert learner.ring.bytes_on_disk == learner.ring.in_use == 0
         assert not list(tmp_path.iterdir()), "the file has a name, and would outlive a kill"
@@ -470,12 +472,35 @@ def test_a_members_results_for_learners_leave_its_memory_and_are_served_from_dis
         while donor.ring.in_use:
             await asyncio.sleep(0.01)
         donor.ring.memory.view[:] = bytes(donor.ring.memory.nbytes)  # the next step writes there
+        assert bytes(donor.content()) == bytes(peers[1].content()), "a worker that needs it again gets another"
         learner.reducer.fetch(1, 1)
         donor.reducer.serve(learner.id, 1, 1)
         await net.deliver()
         assert learner.done[-1].digest == donor.done[-1].digest
         donor.reducer.release(1)
         assert donor.ring.bytes_on_disk == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_result_that_the_own_worker_needs_again_stays_where_it_is_although_it_is_being_written(tmp_path: Path):
+    async def scenario() -> None:
+        net, now, peers = with_learner({0: tmp_path})
+        donor, weights = peers[0], {0: 1.0, 1: 2.0}
+        for step in (1, 2):
+            for one in peers[:2]:
+                one.begin(step, now, weights[one.index])
+            announce(peers, now, step, weights)
+            await net.deliver()
+            donor.reducer.finish(step)
+        before = [donor.reducer.slot(step) for step in (1, 2)]
+        donor.reducer.move(2)
+        await asyncio.sleep(0)
+        assert donor.ring.bytes_on_disk == donor.ring.stride, "the first is being written"
+        donor.reducer.move(0)
+        while donor.ring.bytes_on_disk:
+            await asyncio.sleep(0.01)
+        assert [donor.reducer.slot(step) for step in (1, 2)] == before
 
     asyncio.run(scenario())
 

@@ -296,6 +296,19 @@ def test_results_since_are_kept_for_a_worker_that_takes_its_time_to_start() -> N
     check(world)
 
 
+def test_results_that_went_to_disk_for_a_learner_and_are_read_by_a_new_worker_are_moved_no_further() -> None:
+    """The former worker had read them all, so they were on their way; the new one reads them from the start."""
+    world, peers, _ = serving_run()
+    peer = peers[1]
+    served = peer.node.donor.served_step()
+    assert served is not None
+    world.run_until(lambda: peer.reducer.moves_to > served + 5, 10)
+    world.kill_worker(peer)
+    world.run_until(lambda: peer in world.members() and bool(traces(peer, "fetched_state")), 10)
+    assert traces(peer, "catch_up_from")[-1]["source"] == "own snapshot"
+    check(world)
+
+
 def test_a_snapshot_is_of_no_use_where_scripts_change_gradients_by_hand() -> None:
     world, peers, _ = serving_run()
     for peer in peers:

@@ -44,6 +44,7 @@ from chaos.core.types import PeerInfo
 from chaos.core.worker_messages import (
     Boundary,
     BucketReady,
+    Commit,
     FromWorker,
     LoadState,
     Proceed,
@@ -410,6 +411,8 @@ class Agent:
             case LoadState():
                 assert self._snapshots.received is not None
                 self.worker_link.send(message, (self._snapshots.received.fd,))
+            case Commit():
+                self.worker_link.send(msgspec.structs.replace(message, slot=self._reducer.slot(message.step)))
             case Proceed():
                 if lines := self._observer.for_worker():
                     self.worker_link.send(Told(lines))

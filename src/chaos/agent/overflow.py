@@ -69,8 +69,8 @@ class Overflow:
         return text + (f" ({self._obstacle})" if self._obstacle else "")
 
     def move(self, step: int) -> None:
-        """Results up to this step are to go to disk. A thread writes them, one after the other."""
-        self._move_to = max(self._move_to, step)
+        """Results up to this step, and no later ones, are to go to disk. A thread writes them, one after the other."""
+        self._move_to = step
         if not self._obstacle and (self._moving is None or self._moving.done()):
             self._moving = asyncio.get_running_loop().create_task(self._move_all())
 
@@ -83,11 +83,11 @@ class Overflow:
                 ring.free(slot)
                 self._give_up(f"cannot write results to disk: {error.strerror}")
                 return
-            if self._results.get(done.step) is done:
+            if self._results.get(done.step) is done and done.step <= self._move_to:
                 ring.free(done.slot)
                 done.slot, done.result = slot, ring.slot_view(slot)[: len(done.result)]
                 self._resume()
-            else:  # it was let go meanwhile
+            else:  # it was let go meanwhile, or the worker is going to read it where it is
                 ring.free(slot)
 
     def _next(self) -> Round | None:

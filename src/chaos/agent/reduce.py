@@ -212,9 +212,14 @@ class Reducer:
         self._outlet.resume_bulk()
 
     def move(self, step: int) -> None:
-        """Results up to `step` are needed by learners only: their memory is for others."""
+        """Results up to `step`, and no later ones, are needed by learners only: their memory is for others."""
         if self._overflow is not None:
             self._overflow.move(step)
+
+    def slot(self, step: int) -> int:
+        """Where in the ring the result of `step` lies now; 0 if it has no bytes, as nobody had any."""
+        kept = self._kept(step)
+        return kept.slot if kept is not None else 0
 
     def fetch(self, view_id: int, step: int) -> None:
         """The result of `step` will come from a member that finished it."""
@@ -419,7 +424,7 @@ class Reducer:
         if current.complete and not current.reported:
             current.reported = True
             view_id = self._fetching.get(current.step, current.view.id)
-            self._happened(RoundComplete(view_id, current.step, current.slot, current.digest(), current.nonfinite()))
+            self._happened(RoundComplete(view_id, current.step, current.digest(), current.nonfinite()))
 
     # --- receiving -----------------------------------------------------------------------------------------
 

@@ -114,7 +114,10 @@ class ReleaseResults(Action, frozen=True):
 
 
 class MoveResults(Action, frozen=True):
-    """Results up to and including `step` are needed by nobody but learners: they go to disk, their memory is free."""
+    """Results up to and including `step` are needed by nobody but learners: they go to disk, their memory is free.
+
+    A lower step than before: the own worker is going to read those after it, so they stay where they are.
+    """
 
     step: int
 

@@ -83,11 +83,10 @@ class WordsFound(Event, frozen=True):
 
 
 class RoundComplete(Event, frozen=True):
-    """All result bytes of `step` under view `view_id` are here, in ring slot `slot`."""
+    """All result bytes of `step` under view `view_id` are here."""
 
     view_id: int
     step: int
-    slot: int
     digest: bytes
     nonfinite: tuple[str, ...]
     """Members whose gradient was not finite; empty if the result is finite."""

@@ -55,7 +55,6 @@ class Steps:
         self.opened = 0
         self.head = b""
         self.data = DataState()
-        self.slots: dict[int, int] = {}
         self.history: dict[int, CommittedStep] = {}
         self.stable = 0
         self._acks: dict[str, int] = {}
@@ -146,7 +145,6 @@ class Steps:
         self._released = self._moved = read = min(step, self._node.worker.read_until(step))
         self.head, self.data = head, data
         self.history.clear()
-        self.slots.clear()
         self._rounds = {s: r for s, r in self._rounds.items() if s > step}
         self._own.clear()
         self._acks[self._ctx.id] = step
@@ -273,7 +271,7 @@ class Steps:
         self._ctx.past = ()
         self.finished = self.opened = self.stable = self._released = self._moved = self._owed = 0
         self._gate, self._frozen = None, False
-        for kept in (self.history, self.slots, self._rounds, self._own, self._acks, self._stash, self._early):
+        for kept in (self.history, self._rounds, self._own, self._acks, self._stash, self._early):
             kept.clear()
 
     # --- what a lost link may have swallowed -------------------------------------------------------------
@@ -510,7 +508,7 @@ class Steps:
         nothing = all(c.empty for c in contributions.values())
         if current.complete is None and not nothing:
             return False
-        complete = current.complete or RoundComplete(current.view.id, step, 0, b"", ())
+        complete = current.complete or RoundComplete(current.view.id, step, b"", ())
         nonfinite = current.fetched.nonfinite if current.fetched else complete.nonfinite
         if current.fetched and not nothing and current.fetched.digest != complete.digest:
             self._node.on_wrong_bytes(step, current.fetching)
@@ -520,7 +518,7 @@ class Steps:
         self._own.pop(step, None)
         self.finished, self.head, self.data = step, done.head, done.data
         self.opened = max(self.opened, step)
-        self.history[step], self.slots[step] = done, complete.slot
+        self.history[step] = done
         self._finished_at.append((self._ctx.now, step))
         self._ctx.emit(Finish(step))
         for peer, acks in list(self._early.items()):
@@ -579,11 +577,10 @@ class Steps:
             self._released = keep
             for step in [s for s in self.history if s < keep]:
                 del self.history[step]
-                self.slots.pop(step, None)
             self._prune_views()
             self._ctx.emit(ReleaseResults(keep - 1))
         move = min(here, self.finished - self._ctx.kept_results)
-        if move > max(self._moved, keep):
+        if move > max(self._moved, keep) or here < self._moved:  # a new worker reads older ones than the former did
             self._moved = move
             self._ctx.emit(MoveResults(move - 1))
 

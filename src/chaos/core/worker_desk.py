@@ -292,6 +292,7 @@ class WorkerDesk:
             self._node.offer_checkpoint()
             return
         self._give_snapshot_order(worker)
+        steps.release()  # says which results the worker is going to read
         while worker.applied < steps.finished:
             if not self._commit(worker, worker.applied + 1):
                 return
@@ -308,10 +309,7 @@ class WorkerDesk:
             self._node.lost_track(f"the result of step {step} is not kept any more")
             return False
         stop = bool(done.nonfinite) and STOP_ON_NONFINITE in worker.fingerprint.options
-        slot = self._node.steps.slots.get(step, 0)
-        self._ctx.emit(
-            ToWorker(Commit(step, slot, done.weight, done.loss, done.touched, done.scalars, done.skip, stop))
-        )
+        self._ctx.emit(ToWorker(Commit(step, done.weight, done.loss, done.touched, done.scalars, done.skip, stop)))
         worker.applied = step
         return True
 

@@ -204,10 +204,9 @@ class LoadState(ToWorker, frozen=True):
 
 
 class Commit(ToWorker, frozen=True):
-    """Step `step` is final. Apply it: result bytes lie in ring slot `slot`."""
+    """Step `step` is final. Apply it: result bytes lie in ring slot `slot`, which the agent fills in."""
 
     step: Count
-    slot: Count
     weight: float
     """Total weight. Zero means `skip` is set."""
     loss: float | None
@@ -220,6 +219,7 @@ class Commit(ToWorker, frozen=True):
     """Empty, or why no update is made (non-finite gradient from peer X; no samples). The step still counts."""
     stop: bool
     """With `skip`: the run's options say that a non-finite gradient ends it."""
+    slot: Count = 0
 
 
 class PrepareSnapshot(ToWorker, frozen=True):

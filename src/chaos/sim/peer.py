@@ -328,7 +328,7 @@ class SimPeer:
         else:
             self._flipped.discard(step)
         body = digest("bit flip", self.index) if self.is_corrupt(step) else digest(result)
-        self._later(0.0001, ev.RoundComplete(view_id, step, step % 64, body, ()))
+        self._later(0.0001, ev.RoundComplete(view_id, step, body, ()))
 
     def result_dropped(self, step: int) -> None:
         self._later(0.0, ev.ResultDropped(step, "the simulated memory is full"))
@@ -429,6 +429,9 @@ class SimPeer:
         return bool(end) and applied >= end
 
     def applied(self, worker: Worker, head: bytes) -> None:
+        step = worker.applied
+        if step <= self.reducer.moves_to:
+            self.world.promises.broken("I3", f"{self.info.name} reads the result of step {step} while it goes to disk")
         self.world.promises.applied(self, worker.applied, head, worker.chain)
 
     def out_of_order(self, worker: Worker, step: int) -> None:

@@ -49,6 +49,8 @@ class Reducer:
         self.results: dict[int, Result] = {}
         """What lies in the result ring, or on disk: until it is released."""
         self._on_disk: set[int] = set()
+        self.moves_to = 0
+        """Results up to this step go to disk: who reads one of them may find another in its place."""
         self._fetching: dict[int, tuple[int, int]] = {}
         """Step to the id that marks the frames and the id of the view that governs the step."""
         self._later: list[Frame] = []
@@ -167,7 +169,8 @@ class Reducer:
         self._retry()
 
     def move(self, step: int) -> None:
-        """Results up to this step go to disk."""
+        """Results up to this step, and no later ones, go to disk."""
+        self.moves_to = step
         self._on_disk.update(s for s in self.results if s <= step)
         self._retry()
 
