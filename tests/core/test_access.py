@@ -50,7 +50,7 @@ def essence(node: Node) -> Any:
     acceptor = views.acceptor and (views.acceptor.view, views.acceptor.promised, views.acceptor.accepted)
     return copy.deepcopy((
         node.ctx.views, node.ctx.role, acceptor, views.gone, views.suspects, views.proposal, wishes,
-        steps.finished, steps.opened, steps.head, steps.data, steps.stable, steps.history, steps._rounds,
+        steps.finished, steps.opened, steps.head, steps.data, steps.stable, steps.history, steps.rounds,
         steps._acks, steps._early, steps._stash, node.stopped, node.liveness.progress, node.donor._snapshot,
         node.learner.phase, node.learner._ready, node.learner._offer,
     ))  # fmt: skip

@@ -87,7 +87,7 @@ def test_all_that_one_member_can_say_at_once_has_a_bound() -> None:
         tell(node, 1, msg.StepContribution(view.id, step, b"", own), node.ctx.now)
     kept = nbytes(node, set()) - empty
     assert kept < 2 * steps.NEAR * 131072, f"{kept / 2**20:.0f} MiB"
-    assert max(node.steps._rounds) <= node.steps.finished + steps.NEAR
+    assert max(node.steps.rounds) <= node.steps.finished + steps.NEAR
 
 
 def test_more_peers_than_a_view_can_name_are_not_admitted() -> None:

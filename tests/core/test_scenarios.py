@@ -486,10 +486,10 @@ def test_a_step_whose_only_holder_dies_is_redone(seed: int) -> None:
 def test_a_member_that_is_refused_a_step_by_all_takes_a_snapshot() -> None:
     """It asked for a step that nobody kept, and had view after view made without anybody being lost."""
     world, (first, second) = start(2)
-    steps, before = first.node.steps, first.node.ctx.view.id
+    steps, results, before = first.node.steps, first.node.results, first.node.ctx.view.id
     world.run_until(lambda: steps.running, 1)
-    steps._sources = {second.id}
-    steps._fetch(steps.opened, second.id)
+    results._sources = {second.id}
+    results.fetch(steps.opened, second.id)
     first.handle(ev.Received(second.id, ResultMissing(steps.opened)))
     world.run_until(lambda: first.node.ctx.role == Role.LEARNER, 2)
     world.run_until(lambda: len(world.members()) == 2, 5)
@@ -573,7 +573,7 @@ def test_who_fetches_a_result_and_gets_other_bytes_heals() -> None:
     world, (_, second, third) = start(3)
     steps = third.node.steps
     world.run_until(lambda: steps.running and steps.contributed(steps.opened), 1)
-    current = steps._rounds[steps.opened]
+    current = steps.rounds[steps.opened]
     told = FinishedStep(current.view.id, steps.opened, (), b"what p1 finished", ())
     current.fetching, current.fetched, current.mark = second.id, told, current.view.id
     world.run_until(lambda: third.node.ctx.role == Role.LEARNER, 2)

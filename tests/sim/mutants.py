@@ -20,6 +20,7 @@ from chaos.core.learner import Learner
 from chaos.core.liveness import Liveness
 from chaos.core.messages import LastWords, Pause, Sealed
 from chaos.core.node import Node
+from chaos.core.results import Results
 from chaos.core.steps import Steps
 from chaos.core.types import Lease
 from chaos.core.views import Views
@@ -267,8 +268,8 @@ def nothing_is_repeated(patch: Patch) -> None:
 
 
 def nobody_catches_up(patch: Patch) -> None:
-    patch.setattr(Steps, "_catch_up", lambda self: None)
-    patch.setattr(Steps, "_fetch_missing", lambda self, sources: None)
+    patch.setattr(Results, "catch_up", lambda self, still: None)
+    patch.setattr(Results, "_fetch_missing", lambda self, view: None)
 
 
 def planned_views_need_no_promises(patch: Patch) -> None:

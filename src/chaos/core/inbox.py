@@ -92,11 +92,11 @@ def receive(node: Node, src: str, message: PeerMessage) -> None:
         case ProbeReply():
             node.liveness.on_probe_reply(src, message)
         case FetchResult():
-            node.steps.on_fetch(src, message)
+            node.results.on_fetch(src, message)
         case FinishedStep():
-            node.steps.on_finished_step(src, message)
+            node.results.on_finished_step(src, message)
         case ResultMissing():
-            node.steps.on_result_missing(src, message)
+            node.results.on_result_missing(src, message)
         case _:
             _receive_membership(node, src, message)
 

@@ -178,7 +178,7 @@ class Learner:
         now = self._ctx.now
         if self._has_base:
             members = self._ctx.view.member_ids()
-            self._node.steps.fetch_since([m for m in self._keepers or () if m in members] or list(members))
+            self._node.results.fetch_since([m for m in self._keepers or () if m in members] or list(members))
         if self.phase == Phase.PREPARE:
             if now - self._asked_at >= RETRY_S:
                 self._ask()
@@ -467,7 +467,7 @@ class Learner:
         if worker is None or worker.applied is None or worker.loading:
             return
         steps = self._node.steps
-        if worker.applied >= max(steps.finished - 1, self._least) and not steps.lacks_dropped():
+        if worker.applied >= max(steps.finished - 1, self._least) and not self._node.results.lacks_dropped():
             self._start_verify()
 
     def _start_verify(self) -> None:

@@ -57,6 +57,7 @@ from chaos.core.messages import (
 )
 from chaos.core.overlay import Overlay
 from chaos.core.pause import Pause as Paused
+from chaos.core.results import Results
 from chaos.core.returning import Returning
 from chaos.core.status import describe
 from chaos.core.steps import Steps
@@ -114,6 +115,7 @@ class Node:
             self.ctx.run = founding.run
         self.views = Views(self.ctx, self)
         self.steps = Steps(self.ctx, self)
+        self.results = Results(self.ctx, self)
         self.worker = WorkerDesk(self.ctx, self)
         self.liveness = Liveness(self.ctx, self)
         self.admission = Admission(self.ctx, self)
@@ -201,7 +203,7 @@ class Node:
             case ResultUnsent(dst, step):
                 self.ctx.send(dst, ResultMissing(step))
             case ResultDropped(step, reason):
-                self.steps.on_dropped(step)
+                self.results.on_dropped(step)
                 self.learner.course.on_dropped(step, reason)
             case RoundComplete():
                 self.steps.on_round_complete(event)
@@ -396,7 +398,7 @@ class Node:
         ctx.trace("gone", peer=info.name, reason="its last words are sealed", words_view=words.view.id,
                   promised=words.promised, voted=(vote.ballot, vote.view.id) if vote else None)  # fmt: skip
         self.learner.on_donor_lost(words.peer, "it is gone")
-        self.steps.refetch(words.peer)
+        self.results.refetch(words.peer)
         if announce:
             ctx.send_all((p.id for p in ctx.view.everybody()), Seal(sealed))
 

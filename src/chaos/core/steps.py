@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING
 
 from chaos.core.actions import (
     ContributionKnown,
-    FetchRound,
     Finish,
     MoveResults,
     OpenRound,
     ReleaseResults,
     SendContribution,
-    ServeResult,
     SetViews,
 )
 from chaos.core.context import Context, Role
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import RoundComplete
 from chaos.core.lineage import CommittedStep, commit
-from chaos.core.messages import Ack, FetchResult, FinishedStep, Report, ResultMissing, StepContribution
+from chaos.core.messages import Ack, Report, StepContribution
 from chaos.core.rounds import Round
 from chaos.core.types import DataState, View
 from chaos.core.watch import SMALL
@@ -34,9 +32,6 @@ AHEAD = 4096
 """No honest peer is more steps ahead of anybody it talks to: a learner's queue is far shorter."""
 NEAR, LARGE = 64, 16 * 2**10
 """Of steps further ahead than the first, only parts below so many bytes are kept: a step that lacks one is fetched."""
-STILL_UNKNOWN, STILL_COMING = 2, 10
-"""How many repetitions may pass before a step that others have is fetched: one, for what was lost to come again;
-more, where only its bytes are missing, as these take their time on a slow link."""
 RANGE_BYTES = 200
 """What a range of samples takes in memory, about."""
 PACE = 1024
@@ -60,7 +55,7 @@ class Steps:
         self._acks: dict[str, int] = {}
         self._gate: int | None = None
         self._frozen = False
-        self._rounds: dict[int, Round] = {}
+        self.rounds: dict[int, Round] = {}
         self._own: dict[int, Contribution] = {}
         self._stash: dict[str, list[StepContribution]] = {}
         self._released = 0
@@ -72,9 +67,6 @@ class Steps:
         """Acknowledgements of steps that are not finished here yet, to be compared then."""
         self._entry = 0
         """The first step of the view that made this peer a member."""
-        self._sources: set[str] = set()
-        self._owed = 0
-        """Who had finished the steps up to this one when older rounds were voided."""
         self._finished_at: deque[tuple[float, int]] = deque(maxlen=PACE)
         self._moved_at = 0.0
         self._still = 0
@@ -132,7 +124,7 @@ class Steps:
     @property
     def highest_seen(self) -> int:
         """The highest step that somebody contributes to."""
-        return max(self._rounds, default=self.finished)
+        return max(self.rounds, default=self.finished)
 
     # --- views -----------------------------------------------------------------------------------------
 
@@ -145,7 +137,7 @@ class Steps:
         self._released = self._moved = read = min(step, self._node.worker.read_until(step))
         self.head, self.data = head, data
         self.history.clear()
-        self._rounds = {s: r for s, r in self._rounds.items() if s > step}
+        self.rounds = {s: r for s, r in self.rounds.items() if s > step}
         self._own.clear()
         self._acks[self._ctx.id] = step
         for peer, acks in self._early.items():
@@ -167,7 +159,7 @@ class Steps:
         if self._ctx.role == Role.LEARNER:
             self._own.clear()  # its worker died: where those bytes lay, the next one writes
         if view.abort:
-            self._rounds = {s: r for s, r in self._rounds.items() if s < view.first_step}
+            self.rounds = {s: r for s, r in self.rounds.items() if s < view.first_step}
             self.opened = self.finished
         known = {p.id for p in view.everybody()} | {self._ctx.id}
         self._acks = {peer: step for peer, step in self._acks.items() if peer in known}
@@ -176,18 +168,17 @@ class Steps:
         self._void_rounds()
         self._ctx.emit(SetViews((*self._ctx.past, *self._ctx.views), self.finished))
         if view.abort and self.head and self._ctx.role in (Role.MEMBER, Role.LEARNER):
-            self._sources, self._owed = set(view.sources) - {self._ctx.id}, view.first_step - 1
-            self._fetch_missing(view.sources)
+            self._node.results.owe(view)
         self._unstash()
         self._update_stable()
         self.advance()
 
     def _void_rounds(self) -> None:
         """Rounds of views that don't govern their steps any more: the one that voided them was missed here."""
-        views = {step: self._ctx.view_for(step) for step in self._rounds if step > self.finished}
-        void = [step for step, now in views.items() if now is not None and now.id != self._rounds[step].view.id]
+        views = {step: self._ctx.view_for(step) for step in self.rounds if step > self.finished}
+        void = [step for step, now in views.items() if now is not None and now.id != self.rounds[step].view.id]
         for step in void:
-            del self._rounds[step]
+            del self.rounds[step]
         if void:
             self.opened = max(self.finished, min(self.opened, min(void) - 1))
 
@@ -199,79 +190,14 @@ class Steps:
         while len(views) > 1 and views[1].first_step <= min(self.finished, self.stable) + 1:
             views.pop(0)
 
-    def _fetch_missing(self, sources: tuple[str, ...]) -> None:
-        """Ask for the results before the view's first step that were finished elsewhere."""
-        others = [peer for peer in sources if peer != self._ctx.id]
-        last = min(self._ctx.view.first_step, self.finished + 1 + self._ctx.config.retain_results)
-        for step in range(self.finished + 1, last):
-            present = self._rounds.get(step)
-            if present is not None and present.complete is not None and present.has_all:
-                continue
-            if others:
-                self._fetch(step, others[step % len(others)])
-
-    def fetch_since(self, sources: list[str]) -> None:
-        """After a snapshot: ask at once for finished results whose rounds were not followed here from the beginning.
-
-        Whoever says that it finished a step has told its own part in it before, so that part will not come any more.
-        """
-        progress = self._node.liveness.progress
-        ahead = {p: beat.finished for p in sources if (beat := progress.get(p)) is not None}
-        for step in range(self.finished + 1, max(ahead.values(), default=0) + 1):
-            holders = [p for p, finished in ahead.items() if finished >= step]
-            current = self._rounds.get(step)
-            told = current.contributions if current is not None else {}
-            dropped = current is not None and current.dropped
-            if current is not None and (current.fetching or (dropped and not self._node.worker.has_room(step))):
-                continue
-            if self.head and (dropped or any(p not in told for p in holders)):
-                self._fetch(step, holders[step % len(holders)])
-
-    def on_dropped(self, step: int) -> None:
-        """There was no room for the bytes of this step."""
-        view = self._ctx.view_for(step)
-        if view is not None and step > self.finished:
-            current = self._rounds.setdefault(step, Round(view))
-            current.dropped, current.fetching, current.fetched = True, "", None
-
-    def lacks_dropped(self) -> bool:
-        """Whether results are still to be fetched for which there was no room."""
-        return any(current.dropped for current in self._rounds.values())
-
-    def _fetch(self, step: int, source: str) -> None:
-        governing = self._ctx.view_for(step)
-        if governing is None:
-            self._node.lost_track(f"no view is known under which step {step} ran")
-            return
-        current = self._rounds.setdefault(step, Round(governing))
-        current.fetching, current.fetched, current.complete, current.dropped = source, None, None, False
-        current.mark = self._ctx.view.id
-        self._ctx.emit(FetchRound(self._ctx.view.id, step))
-        self._ctx.send(source, FetchResult(step, self._ctx.view.id))
-
-    @property
-    def abandoned(self) -> bool:
-        """Those that had finished a step which this member lacks are gone, or keep it no more: it has to be redone."""
-        if self.finished >= self._owed or not self.head:
-            return False
-        return not any(self._ctx.view.knows(source) for source in self._sources)
-
-    def refetch(self, lost: str) -> None:
-        """A source went away: another one serves what it owed, now, in the next view, or once it is found."""
-        others = sorted(p for p in self._sources if p != lost and self._ctx.takes_part(p))
-        for step, current in list(self._rounds.items()):
-            if current.fetching == lost and (current.fetched is None or current.complete is None):
-                current.fetched = None
-                if others:
-                    self._fetch(step, others[0])
-
     def reset(self) -> None:
         """Forget where the run stands: this peer was left behind and will take a snapshot."""
         self.head, self.data = b"", DataState()
         self._ctx.past = ()
-        self.finished = self.opened = self.stable = self._released = self._moved = self._owed = 0
+        self.finished = self.opened = self.stable = self._released = self._moved = 0
+        self._node.results.reset()
         self._gate, self._frozen = None, False
-        for kept in (self.history, self._rounds, self._own, self._acks, self._stash, self._early):
+        for kept in (self.history, self.rounds, self._own, self._acks, self._stash, self._early):
             kept.clear()
 
     # --- what a lost link may have swallowed -------------------------------------------------------------
@@ -279,7 +205,7 @@ class Steps:
     def tick(self) -> None:
         """While nothing moves: say again what is known, and fetch what the others have finished meanwhile."""
         if self._ctx.role == Role.MEMBER and self.finished < self._entry - 1:
-            self.fetch_since([m for m in self._ctx.view.member_ids() if m != self._ctx.id])
+            self._node.results.fetch_since([m for m in self._ctx.view.member_ids() if m != self._ctx.id])
         position = (self.finished, self.stable, self.opened)
         if position != self._position:
             self._position, self._moved_at, self._still = position, self._ctx.now, 0
@@ -289,7 +215,7 @@ class Steps:
             everybody = self._ctx.view.everybody()
             if self._still % math.ceil(len(everybody) / SMALL) == 0:  # in a large view as many messages a second
                 self.repeat([p.id for p in everybody])
-            self._catch_up()
+            self._node.results.catch_up(self._still)
 
     def repeat(self, peers: list[str]) -> None:
         """What I contributed to steps that are not stable, and how far I am."""
@@ -314,26 +240,6 @@ class Steps:
             beat = self._node.liveness.progress.get(peer)
             if beat is not None and beat.finished in self.history and beat.finished < self.finished:
                 self._ctx.send(peer, Ack(beat.finished, self.head_of(beat.finished)))
-
-    def _catch_up(self) -> None:
-        """Others finished the step at which I stand still: if I can't, ask for its result, each time another one.
-
-        Where all contributions are known its bytes are under way, and a fetch would only start them anew.
-        """
-        step, progress = self.finished + 1, self._node.liveness.progress
-        current = self._rounds.get(step)
-        if not self.head or self._ctx.role == Role.JOINER:
-            return
-        if current is not None and (current.fetched is not None or current.dropped):
-            return
-        comes = current is not None and not current.fetching and current.has_all
-        if self._still < (STILL_COMING if comes else STILL_UNKNOWN):
-            return
-        everybody = [p.id for p in self._ctx.view.everybody()]
-        ahead = sorted(p for p in everybody if (beat := progress.get(p)) is not None and beat.finished >= step)
-        if ahead:
-            last = current.fetching if current is not None else ""
-            self._fetch(step, next((p for p in ahead if p > last), ahead[0]))
 
     # --- contributions ---------------------------------------------------------------------------------
 
@@ -394,13 +300,13 @@ class Steps:
         if message.step == self.finished + 1 and message.head != self.head and self.head:
             self._node.on_diverged(src, message.step, message.head)
             return
-        current = self._rounds.setdefault(message.step, Round(view))
+        current = self.rounds.setdefault(message.step, Round(view))
         if src in current.contributions:
             return
         current.contributions[src] = message.contribution
         current.known_at[src] = self._ctx.now
-        while len(self._rounds) > AHEAD:  # of a learner that waits for its snapshot
-            del self._rounds[min(self._rounds)]
+        while len(self.rounds) > AHEAD:  # of a learner that waits for its snapshot
+            del self.rounds[min(self.rounds)]
         part = message.contribution
         self._ctx.emit(ContributionKnown(view.id, message.step, src, part.weight, part.empty))
         self._fill_in()
@@ -408,12 +314,12 @@ class Steps:
 
     def others_contribute(self, step: int) -> bool:
         """Whether somebody else takes part in the round of `step`."""
-        current = self._rounds.get(step)
+        current = self.rounds.get(step)
         return current is not None and any(peer != self._ctx.id for peer in current.contributions)
 
     def others_wait(self, step: int) -> bool:
         """Whether another member's worker has done its part of `step`: without one there would be steps of nobody."""
-        current = self._rounds.get(step)
+        current = self.rounds.get(step)
         parts = current.contributions.items() if current is not None else ()
         return any(peer != self._ctx.id and not part.late for peer, part in parts)
 
@@ -422,7 +328,7 @@ class Steps:
 
         None while nobody waits for the own worker.
         """
-        current = self._rounds.get(step)
+        current = self.rounds.get(step)
         if current is None or not self.others_wait(step):
             return None
         times = [part.compute_s for part in current.contributions.values() if part.compute_s > 0]
@@ -430,7 +336,7 @@ class Steps:
 
     def waits_for_bytes(self, seconds: float) -> int:
         """The open step, if all have contributed to it for longer than that and it is not finished; else 0."""
-        current = self._rounds.get(self.finished + 1)
+        current = self.rounds.get(self.finished + 1)
         if current is None or not current.known_at or not current.has_all:
             return 0
         return self.finished + 1 if self._ctx.now - max(current.known_at.values()) > seconds else 0
@@ -441,53 +347,15 @@ class Steps:
             self._node.worker.fill_in(self.opened)
 
     def on_round_complete(self, event: RoundComplete) -> None:
-        current = self._rounds.get(event.step)
+        current = self.rounds.get(event.step)
         if current is None and (view := self._ctx.view_for(event.step)) is not None:
-            current = self._rounds.setdefault(event.step, Round(view))
+            current = self.rounds.setdefault(event.step, Round(view))
         if current is None or event.step <= self.finished:
             return
         if event.view_id != (current.mark if current.fetching else current.view.id):
             return
         current.complete = event
         self.advance()
-
-    def on_finished_step(self, src: str, message: FinishedStep) -> None:
-        """Answer to `FetchResult`: the contributions that made the result."""
-        current = self._rounds.get(message.step)
-        if current is None or current.fetching != src:
-            return
-        if current.view.id != message.view_id:
-            self._node.lost_track(f"step {message.step} ran under a view that is not known here")
-            return
-        if not all(part.weight < math.inf for _, part in message.contributions):
-            raise RemoteProtocolError(f"step {message.step} with a weight that is no number")
-        current.contributions = dict(message.contributions)
-        current.fetched = message
-        self._ctx.trace("fetched", step=message.step, source=self._ctx.name(src))
-        self.advance()
-
-    def on_fetch(self, src: str, message: FetchResult) -> None:
-        done = self.history.get(message.step)
-        if done is None:
-            self._ctx.trace("fetch_refused", step=message.step, peer=self._ctx.name(src), reason="not kept any more")
-            self._ctx.send(src, ResultMissing(message.step))
-            return
-        reply = FinishedStep(done.view_id, done.step, done.contributions, done.digest, done.nonfinite)
-        self._ctx.send(src, reply)
-        if done.weight > 0 or done.digest:
-            self._ctx.emit(ServeResult(src, message.view_id, message.step))
-
-    def on_result_missing(self, src: str, message: ResultMissing) -> None:
-        """A learner takes a newer snapshot; so does a member, once all that are ahead and alive have refused."""
-        current = self._rounds.get(message.step)
-        if current is None or current.fetching != src or current.complete is not None:
-            return
-        self._sources.discard(src)
-        others = {p.id for p in self._ctx.view.everybody() if p.id in self._sources}
-        if self._ctx.role == Role.LEARNER or not others:
-            self._node.lost_track(f"the result of step {message.step} is not kept any more")
-        else:
-            self.refetch(src)
 
     # --- commit ----------------------------------------------------------------------------------------
 
@@ -499,7 +367,7 @@ class Steps:
 
     def _commit_next(self) -> bool:
         step = self.finished + 1
-        current = self._rounds.get(step)
+        current = self.rounds.get(step)
         if current is None or self._frozen or not self.head or not current.has_all:
             return False
         if current.fetching and current.fetched is None:
@@ -514,7 +382,7 @@ class Steps:
             self._node.on_wrong_bytes(step, current.fetching)
             return False
         done = commit(self.head, self.data, current.view, step, contributions, complete.digest, nonfinite)
-        del self._rounds[step]
+        del self.rounds[step]
         self._own.pop(step, None)
         self.finished, self.head, self.data = step, done.head, done.data
         self.opened = max(self.opened, step)
@@ -591,7 +459,7 @@ class Steps:
         view = self._ctx.view_for(step)
         if view is None or view.member(self._ctx.id) is None or self._ctx.role == Role.JOINER:
             return
-        if step <= self._owed:
+        if step <= self._node.results.owed:
             return
         if step == view.start and len(view.members) < view.min_peers:
             return

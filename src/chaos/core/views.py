@@ -105,7 +105,7 @@ class Views:
     def needed(self) -> str:
         """Why the view has to change: 'failure', 'planned', or '' if it need not."""
         wishes = self._ctx.wishes
-        if self._failed() or self._node.steps.abandoned:
+        if self._failed() or self._node.results.abandoned:
             return "failure"
         if wishes.admit or wishes.lost_learners:
             return "planned"
@@ -389,7 +389,7 @@ class Views:
         elif peer not in self.suspects and self._ctx.seat(peer):
             self.suspects.add(peer)
             self._ctx.trace("suspect", peer=self._ctx.name(peer), reason=reason)
-            self._node.steps.refetch(peer)
+            self._node.results.refetch(peer)
 
     def trust(self, peer: str) -> None:
         """A suspect was heard again before anybody decided to go on without it."""

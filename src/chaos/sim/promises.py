@@ -303,7 +303,7 @@ def state_of(peer: SimPeer) -> object:
     """All that decides what a node does in the run."""
     node = peer.node
     views, steps, wishes, acceptor = node.views, node.steps, node.ctx.wishes, node.views.acceptor
-    rounds = [(step, r.view.id, tuple(r.contributions), r.fetching, r.complete) for step, r in steps._rounds.items()]
+    rounds = [(step, r.view.id, tuple(r.contributions), r.fetching, r.complete) for step, r in steps.rounds.items()]
     return (
         [view.id for view in node.ctx.views],
         node.ctx.role,

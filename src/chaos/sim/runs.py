@@ -194,7 +194,7 @@ class RandomRun(DrawnRun):
             lambda: len({p.node.steps.finished for p in members()}) > 1,
             lambda: len({p.node.ctx.view.id for p in living() if p.node.ctx.views}) > 1,
             lambda: any(p.node.ctx.role == Role.LEAVER for p in living()),
-            lambda: any(r.fetching for p in living() for r in p.node.steps._rounds.values()),
+            lambda: any(r.fetching for p in living() for r in p.node.steps.rounds.values()),
         ])  # fmt: skip
 
 
