@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chaos.agent import shared_memory
 from chaos.agent.shared_memory import PAGE, ResultRing, SharedMemory, results_on_disk, ring_slots
 from chaos.core.errors import ChaosError
 
@@ -196,6 +197,30 @@ def test_slots_do_not_overlap() -> None:
     ring.memory.close()
 
 
+def give_back(ring: ResultRing) -> None:
+    while ring.has_stale_pages:
+        ring.give_back()
+
+
+def test_a_slot_that_is_used_again_keeps_its_bytes_however_much_of_it_was_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_memory, "GIVE_BACK_BYTES", 4 * PAGE)
+    ring = ResultRing(16 * PAGE, 4)
+    slots = [ring.allocate() for _ in range(4)]
+    assert slots == [0, 1, 2, 3]
+    ring.slot_view(3)[:] = b"\x01" * ring.nbytes
+    before = resident(ring.memory)
+    ring.free(3)
+    ring.give_back()
+    assert before - resident(ring.memory) == 4 * PAGE, "more at a time holds the agent up"
+    assert ring.allocate() == 3
+    ring.slot_view(3)[:] = b"\x02" * ring.nbytes
+    give_back(ring)
+    assert bytes(ring.slot_view(3)) == b"\x02" * ring.nbytes
+    ring.memory.close()
+
+
 def test_slots_beyond_the_third_give_their_pages_back() -> None:
     ring = ResultRing(16 * PAGE, 5)
     slots = [ring.allocate() for _ in range(5)]
@@ -205,6 +230,7 @@ def test_slots_beyond_the_third_give_their_pages_back() -> None:
     for slot in slots:
         assert slot is not None
         ring.free(slot)
+    give_back(ring)
     assert full - resident(ring.memory) == 2 * ring.stride
     assert ring.slot_view(2)[0] == 1
     assert ring.slot_view(3)[0] == 0
@@ -226,6 +252,7 @@ def test_further_slots_lie_in_a_file_without_a_name_that_takes_blocks_only_while
     ring.write(4, memoryview(b"\x02" * ring.nbytes))
     assert [bytes(ring.slot_view(slot)[:1]) for slot in (2, 3, 4, 5)] == [b"\0", b"\x01", b"\x02", b"\0"]
     ring.free(3)
+    give_back(ring)
     assert 4 <= resident(disk) / ring.stride < 5 and ring.slot_view(3)[0] == 0
     assert ring.allocate_on_disk() == 3
     with pytest.raises(IndexError):

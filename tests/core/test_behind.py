@@ -6,6 +6,7 @@ from chaos.core.actions import MoveResults
 from chaos.core.context import Role
 from chaos.core.events import ResultMemory
 from chaos.core.learner import Phase
+from chaos.core.messages import SnapshotAt
 from chaos.sim.peer import SimPeer
 from chaos.sim.world import World
 from tests.core.test_scenarios import check, traces
@@ -132,3 +133,18 @@ def test_results_that_a_healed_members_worker_has_read_leave_its_memory() -> Non
     assert len(third.reducer.results) <= 6
     del third.node.learner._announce_ready
     become_member(world, third)
+
+
+def test_results_that_a_learner_lacks_are_kept_though_it_asks_for_a_snapshot_to_compare_with() -> None:
+    """They were let go as if it had that snapshot's state already: with a long queue it never got there."""
+    world, members = run_with(disk_slots=400)
+    joiner = slow_shards(world, 1.0)
+    joiner.freeze()
+    world.run(world.now + 0.3)
+    member = next(m for m in members if joiner.id in m.node.donor._floors)
+    donor, steps = member.node.donor, member.node.steps
+    base = joiner.node.learner.base_step
+    donor.on_snapshot_at(joiner.id, SnapshotAt(steps.finished + 2, compares=True))
+    assert donor.learners_floor(steps.finished, steps._acks) == max(base, steps.held_by(joiner.id))
+    donor.on_snapshot_at(joiner.id, SnapshotAt(steps.finished + 2))
+    assert donor.learners_floor(steps.finished, steps._acks) > base

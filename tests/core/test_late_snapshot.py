@@ -175,17 +175,19 @@ def test_what_can_not_work_is_said_before_it_fails():
     assert meter.foresee(10.0, 200, 1000, 32, 1e5) is None, "the run's pace is not known"
     meter.saw(0.0, 100)
     assert meter.foresee(10.0, 200, 1000, 32, 0.0) is None, "nothing has come"
-    fits = meter.foresee(10.0, 200, 1000, 32, 1e5)
+    fits = meter.foresee(10.0, 200, 1000, 32, 1.1e5)
     assert fits is not None and fits.mode == "replay"
-    fails = meter.foresee(10.0, 200, 1000, 32, 1e4)
+    fails = meter.foresee(10.0, 200, 1000, 32, 2e4)
     assert fails is not None and fails.mode == "late" and "100 results" in fails.reason
+    starved = meter.foresee(10.0, 200, 1000, 32, 9e3)
+    assert starved is not None and starved.mode == "late" and "results alone need" in starved.reason
 
 
 def test_the_meter_decides_by_what_it_measured():
     meter = JoinMeter()
     meter.saw(0.0, 100)
     assert meter.decide(10.0, 200, 1000, 32) is None, "nothing was lost yet"
-    meter.losses, meter.state_bytes, meter.fetch_s = 1, 100_000, 1.0
+    meter.losses, meter.state_bytes, meter.link = 1, 100_000, 1.1e5
     replay = meter.decide(10.0, 200, 1000, 32)
     assert replay is not None and replay.mode == "replay", "10 results of 1000 bytes fit the queue"
     full = meter.decide(10.0, 200, 1000, 5)

@@ -39,6 +39,8 @@ DISK_SHARE = 4
 """They take no more than one part in so many of what is free."""
 WRITE_BYTES = 4 * 2**20
 """At a time: what reads the same memory need not wait for more."""
+GIVE_BACK_BYTES = 8 * 2**20
+"""At a time: some 4 ms where they lie on disk."""
 DISK_SLOTS = 2048
 """Nor more results than this: half as many as anybody may be behind."""
 
@@ -194,6 +196,8 @@ class ResultRing:
         self.disk_slots = disk.nbytes // self.stride if disk is not None else 0
         self._used = [False] * slots
         self._on_disk: set[int] = set()
+        self._stale: dict[int, int] = {}
+        """Free slots whose pages the host has not got back yet, and how many bytes of each it has."""
 
     def slot_view(self, slot: int) -> memoryview:
         """The `nbytes` bytes of a slot."""
@@ -213,6 +217,7 @@ class ResultRing:
         slot = next((i for i, used in enumerate(self._used) if not used), None)
         if slot is not None:
             self._used[slot] = True
+            self._stale.pop(slot, None)
         return slot
 
     def allocate_on_disk(self) -> int | None:
@@ -227,6 +232,7 @@ class ResultRing:
             memory, start = self._place(slot)
             memory.reserve(start, self.stride)
             self._on_disk.add(slot)
+            self._stale.pop(slot, None)
         return slot
 
     def is_on_disk(self, slot: int) -> bool:
@@ -240,15 +246,30 @@ class ResultRing:
             content, at = content[count:], at + count
 
     def free(self, slot: int) -> None:
-        """The slot's result is needed no more, neither here nor by the worker."""
+        """The slot's result is needed no more, neither here nor by the worker. `give_back` sees to its pages."""
         if not (slot in self._on_disk or (slot < self.slots and self._used[slot])):
             raise ValueError(f"slot {slot} is not in use")
         if slot < self.slots:
             self._used[slot] = False
         self._on_disk.discard(slot)
         if slot >= RESIDENT_SLOTS:
+            self._stale[slot] = 0
+
+    @property
+    def has_stale_pages(self) -> bool:
+        """Whether `give_back` has something to do."""
+        return bool(self._stale)
+
+    def give_back(self) -> None:
+        """Give the host some pages of free slots back: a few milliseconds' worth."""
+        for slot, done in self._stale.items():
             memory, start = self._place(slot)
-            memory.release_pages(start, self.stride)
+            count = min(GIVE_BACK_BYTES, self.stride - done)
+            memory.release_pages(start + done, count)
+            self._stale[slot] += count
+            if self._stale[slot] == self.stride:
+                del self._stale[slot]
+            break
 
     @property
     def in_use(self) -> int:

@@ -163,7 +163,7 @@ class Donor:
             if src not in current.users:
                 current.users.append(src)
             current.offered.discard(src)
-            self._floors[src] = message.step
+            self._keep_results_since(src, message)
             self._offer()
         elif not self._can_serve():
             self._ctx.send(src, SnapshotMissing(message.step, applied, "no worker with the run's state here"))
@@ -172,8 +172,12 @@ class Donor:
         elif message.step < applied or message.step < self._node.steps.finished:
             self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "past"))
         else:
-            self._floors[src] = message.step
+            self._keep_results_since(src, message)
             self._order(message.step, src)
+
+    def _keep_results_since(self, src: str, message: SnapshotAt) -> None:
+        if src not in self._floors or not message.compares:
+            self._floors[src] = message.step
 
     def _order(self, step: int, user: str) -> None:
         self._snapshot = Snapshot(step, users=[user])

@@ -29,8 +29,8 @@ class JoinMeter:
     losses: int = 0
     """How often results were needed that nobody kept any more."""
     state_bytes: int = 0
-    fetch_s: float = 0.0
-    """Seconds the last snapshot took to arrive, beside the results."""
+    link: float = 0.0
+    """B/s that came of state and results together while the last snapshot did; 0: none has come."""
     first: tuple[float, int] | None = None
     """Time and newest step of the run when this join began."""
 
@@ -46,23 +46,21 @@ class JoinMeter:
 
     def decide(self, now: float, newest: int, result_bytes: int, queue_results: int) -> CatchUp | None:
         """Whether to replay once more or to have the members wait; None while nothing was lost or measured."""
-        if self.losses == 0 or not self.fetch_s:
+        if self.losses == 0 or not self.link:
             return None
-        rate = self.state_bytes / self.fetch_s
         obstacle = "" if self.losses < LOSSES else f"results ran away {self.losses} times before they were applied"
-        return self._choose(now, newest, result_bytes, queue_results, rate, obstacle)
+        return self._choose(now, newest, result_bytes, queue_results, self.link, obstacle)
 
-    def foresee(self, now: float, newest: int, result_bytes: int, queue_results: int, rate: float) -> CatchUp | None:
-        """What is to be expected of a transfer that brings `rate` B/s of state now; None while too little is known."""
-        return self._choose(now, newest, result_bytes, queue_results, rate, "") if rate > 0 else None
+    def foresee(self, now: float, newest: int, result_bytes: int, queue_results: int, link: float) -> CatchUp | None:
+        """What is to be expected while `link` B/s of state and results come; None while too little is known."""
+        return self._choose(now, newest, result_bytes, queue_results, link, "") if link > 0 else None
 
     def _choose(
-        self, now: float, newest: int, result_bytes: int, queue_results: int, rate: float, obstacle: str
+        self, now: float, newest: int, result_bytes: int, queue_results: int, link: float, obstacle: str
     ) -> CatchUp | None:
         step_s = self.step_s(now, newest)
         if not self.state_bytes or not step_s or not result_bytes:
             return None
-        link = rate + result_bytes / step_s
         return choose(
             JoinCosts(
                 state_bytes=self.state_bytes,
@@ -139,10 +137,9 @@ class Course:
             return
         self._looked_at = now
         if not self.text and not fetch.complete:
-            self._foresee(fetch)
+            self._foresee(fetch, since)
         steps, newest = self._node.steps, self._node.learner.newest()
-        took_s = self.meter.fetch_s
-        link = fetch.rate() if not fetch.complete else self.meter.state_bytes / took_s if took_s else 0.0
+        link = self.meter.link if fetch.complete else fetch.rate()
         backlog = Backlog(
             left_bytes=fetch.left_bytes,
             waiting=max(0, newest - self._node.learner.base_step),
@@ -160,11 +157,25 @@ class Course:
         """Results that may wait: what there is room for here, and of later ones those that the members keep."""
         return self._ctx.result_slots + self._ctx.disk_slots + self._ctx.kept_for_learners
 
-    def _foresee(self, fetch: Fetch) -> None:
-        """Say what is to be expected of replaying, by the rate at which the snapshot comes."""
+    def measure(self, fetch: Fetch, since: float) -> None:
+        """A snapshot that began to come at `since` is here: how fast, beside the results that came meanwhile."""
+        self.meter.state_bytes = fetch.offer.manifest.nbytes
+        if fetch.sources():
+            seconds = max(self._ctx.now - since, 1e-6)
+            self.meter.link = self.meter.state_bytes / seconds + self._result_rate(fetch, since)
+
+    def _result_rate(self, fetch: Fetch, since: float) -> float:
+        """B/s of results since the snapshot. Where the link has no room for both, they wait behind its shards."""
+        came = max(0, self._node.steps.finished - fetch.offer.step)
+        return came * self._result_bytes() / max(self._ctx.now - since, 1e-6)
+
+    def _foresee(self, fetch: Fetch, since: float) -> None:
+        """Say what is to be expected of replaying, by the rates at which snapshot and results come."""
         self.meter.state_bytes = fetch.offer.manifest.nbytes
         newest, result_bytes = self._node.learner.newest(), self._result_bytes()
-        found = self.meter.foresee(self._ctx.now, newest, result_bytes, self._room(), fetch.rate())
+        rate = fetch.rate()
+        link = rate + self._result_rate(fetch, since) if rate else 0.0
+        found = self.meter.foresee(self._ctx.now, newest, result_bytes, self._room(), link)
         if found is not None:
             self.text = found.reason if found.mode == "replay" else f"tried first, but it may fail: {found.reason}"
             self._ctx.trace("catch_up_mode", mode="replay", reason=self.text)

@@ -437,9 +437,7 @@ class Learner:
         fetch, offer = self._fetch, self._fetch.offer
         for donor in self._ready:
             self._ctx.send(donor, SnapshotRelease(offer.step))
-        self.course.meter.state_bytes = offer.manifest.nbytes
-        if fetch.sources():
-            self.course.meter.fetch_s = max(self._ctx.now - self._since, 1e-6)
+        self.course.measure(fetch, self._since)
         self._ctx.trace(
             "fetched_state",
             step=offer.step,
@@ -490,7 +488,7 @@ class Learner:
         self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)
-        self._ctx.send(self._verify_donor, SnapshotAt(step))
+        self._ctx.send(self._verify_donor, SnapshotAt(step, compares=True))
 
     def _next_verifier(self, members: list[str], again: bool) -> str:
         """A donor first; each serves one snapshot, so learners spread over them. Then another one each time, lest

@@ -324,6 +324,8 @@ class SnapshotAt(Message, frozen=True):
     """Take (or, if it is the present one, offer) the snapshot of `step`."""
 
     step: Count
+    compares: bool = False
+    """It is to compare with only: results before it are needed still."""
 
 
 class SnapshotMissing(Message, frozen=True):
