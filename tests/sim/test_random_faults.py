@@ -54,6 +54,8 @@ FOUND = [
      "it could free no memory, and had none for that later step"),
     (8030508, range(3, 10), "a link was wanted back while one of its ends was away: the order was dropped, the cut "
      "stayed, and with the relay's death the two had no way to each other"),
+    (8063131, range(3, 10), "a view was decided by two that it left out; of its members, who had voted for it heard no "
+     "more of it, and refused those two as it had no quorum without them"),
     (8020058, range(3, 10), "donors that had sent a damaged shard took it for sent when the learner began anew"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""

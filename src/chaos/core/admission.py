@@ -89,7 +89,10 @@ class Admission:
         request = JoinRequest(self._ctx.me, worker.fingerprint, worker.layout, self._ctx.run)
         linked = sorted(self._ctx.linked)
         first = (self._attempts - 1) * SMALL % len(linked) if len(linked) > SMALL else 0
-        self._ctx.send_all((*linked[first:], *linked[:first])[:SMALL], request)
+        asked = (*linked[first:], *linked[:first])[:SMALL]
+        if (left := self._node.left) is not None:  # who voted for it and heard no more can let nobody in till then
+            self._ctx.send_all((peer for peer in asked if left.knows(peer)), Decide(left))
+        self._ctx.send_all(asked, request)
 
     def learn_addresses(self, view: View) -> None:
         """A view that this joiner is not in: its members may be asked too."""

@@ -133,8 +133,8 @@ class Node:
         self._learner_differs = False
         """To be acted on once the present event is handled: it may have come up in the midst of a commit."""
         self._repeated_at = 0.0
-        self._left: tuple[str, int] | None = None
-        """Lineage and id of the view that left this peer out: it comes back with a newer one only."""
+        self.left: View | None = None
+        """The view that left this peer out: it comes back with a newer one only."""
 
     @property
     def stopped(self) -> Stop | None:
@@ -293,7 +293,8 @@ class Node:
         if not ctx.views and (refusal := self.admission.disagreement(view)):
             self.departure.refuse(refusal)
             return
-        if not ctx.views and self._left is not None and view.lineage == self._left[0] and view.id <= self._left[1]:
+        left = self.left
+        if not ctx.views and left is not None and view.lineage == left.lineage and view.id <= left.id:
             return  # said before this peer was left out, and late on its way
         known = view.member(ctx.id) or view.learner(ctx.id)
         if not ctx.views and (known is None or known.incarnation != ctx.me.incarnation or view.member(ctx.id)):
@@ -349,7 +350,7 @@ class Node:
         if self.departure.lost_seat():
             return
         ctx.role = Role.JOINER
-        self._left = (ctx.view.lineage, ctx.view.id) if ctx.views else self._left
+        self.left = ctx.view if ctx.views else self.left
         for info in ctx.view.everybody() if ctx.views else ():
             if info.id != ctx.id:
                 self.admission.remember(info)
