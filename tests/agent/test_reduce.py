@@ -457,6 +457,35 @@ def test_without_room_a_learner_drops_results_and_says_so_and_its_lanes_go_on():
     asyncio.run(scenario())
 
 
+def test_a_new_member_has_room_for_what_it_lacks_although_later_results_fill_its_memory(tmp_path: Path):
+    """They wait for it, and it found no room: a run stood still."""
+
+    async def scenario() -> None:
+        net, now, peers = with_learner({0: tmp_path, 2: tmp_path})
+        donor, learner = peers[0], peers[2]
+        for step in range(1, 8):
+            for one in peers[:2]:
+                one.begin(step, now, 1.0)
+            announce(peers, now, step, {0: 1.0, 1: 1.0})
+            await net.deliver(lambda header: header.dst != learner.id or header.step > 1)
+            for one in peers[:2]:
+                one.reducer.finish(step)
+            peers[1].reducer.release(step)
+            donor.reducer.move(step)
+            while donor.ring.in_use:
+                await asyncio.sleep(0.001)
+        learner.reducer.fetch(1, 1)
+        assert [done.step for done in learner.done] == [2, 3, 4, 5, 6, 7] and learner.ring.in_use == 4
+        net.learners, later = set(), view(2, [0, 1, 2], first_step=8)
+        for one in peers:
+            one.reducer.set_views((now, later), 0 if one is learner else 7)
+        donor.reducer.serve(learner.id, 1, 1)
+        await net.deliver()
+        assert learner.done[-1].step == 1
+
+    asyncio.run(scenario())
+
+
 def test_a_members_results_for_learners_leave_its_memory_and_are_served_from_disk(tmp_path: Path):
     async def scenario() -> None:
         net, now, peers = with_learner({0: tmp_path, 2: tmp_path})

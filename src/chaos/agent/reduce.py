@@ -312,7 +312,7 @@ class Reducer:
         if self._learns and not self._within_room(step):
             return None
         slot = self._ring.allocate()
-        if slot is None and self._overflow is not None and self._learns:
+        if slot is None and self._overflow is not None and (self._learns or self._is_awaited(step)):
             slot = self._overflow.allocate()
         if slot is None:
             return None
@@ -324,6 +324,10 @@ class Reducer:
     @property
     def _learns(self) -> bool:
         return bool(self._views) and self._views[-1].learner(self._me) is not None
+
+    def _is_awaited(self, step: int) -> bool:
+        """Whether later results are here, which a member that was a learner has ahead: they leave only after this."""
+        return any(later > step for later in (*self._results, *self._rounds))
 
     def _within_room(self, step: int) -> bool:
         """A learner has room for the next results only: later ones would take that of those it needs first."""

@@ -87,6 +87,7 @@ class Reducer:
         slots = self._slots + len(self._on_disk)
         if step <= self.finished or len(self.results) + len(self._rounds) < slots:
             return False
+        slots = max(slots, self.slots) if any(later > step for later in self.results) else slots
         taken = self.results.keys() | {s for (_, s), r in self._rounds.items() if r.arrived or r.finals}
         return step not in taken and len(taken) >= slots
 
