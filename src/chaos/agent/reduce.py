@@ -215,7 +215,7 @@ class Reducer:
         self._outlet.resume_bulk()
 
     def _give_back(self) -> None:
-        """Pages of free slots, in turn with all else: those of 5 GB on disk at once held an agent up for 4 s."""
+        """Pages of free slots, in turn with all else: who gave 5 GB or more back at once heard nobody for 4 s."""
         if not self._giving and self._ring is not None and self._ring.has_stale_pages:
             self._giving = True
             asyncio.get_running_loop().call_soon(self._give_some_back)

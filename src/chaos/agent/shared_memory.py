@@ -40,7 +40,7 @@ DISK_SHARE = 4
 WRITE_BYTES = 4 * 2**20
 """At a time: what reads the same memory need not wait for more."""
 GIVE_BACK_BYTES = 8 * 2**20
-"""At a time: some 4 ms where they lie on disk."""
+"""At a time: a millisecond where they lie on disk, in its cache."""
 DISK_SLOTS = 2048
 """Nor more results than this: half as many as anybody may be behind."""
 
@@ -261,15 +261,16 @@ class ResultRing:
         return bool(self._stale)
 
     def give_back(self) -> None:
-        """Give the host some pages of free slots back: a few milliseconds' worth."""
-        for slot, done in self._stale.items():
-            memory, start = self._place(slot)
-            count = min(GIVE_BACK_BYTES, self.stride - done)
-            memory.release_pages(start + done, count)
-            self._stale[slot] += count
-            if self._stale[slot] == self.stride:
-                del self._stale[slot]
-            break
+        """Give the host some pages of free slots back: `GIVE_BACK_BYTES` at most."""
+        if not self._stale:
+            return
+        slot, done = next(iter(self._stale.items()))
+        memory, start = self._place(slot)
+        count = min(GIVE_BACK_BYTES, self.stride - done)
+        memory.release_pages(start + done, count)
+        self._stale[slot] += count
+        if self._stale[slot] == self.stride:
+            del self._stale[slot]
 
     @property
     def in_use(self) -> int:
