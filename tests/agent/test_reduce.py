@@ -15,7 +15,7 @@ from chaos.agent.reduce import Kind, Reducer
 from chaos.agent.shared_memory import ResultRing, SharedMemory, results_on_disk
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import ResultDropped, ResultUnsent, RoundComplete
+from chaos.core.events import ResultComes, ResultDropped, ResultUnsent, RoundComplete
 from chaos.core.types import Layout, PeerInfo, Segment, View
 
 FLOATS = 400_000
@@ -194,6 +194,24 @@ def test_empty_contributions_are_not_waited_for():
         announce(peers, now, 1, weights)
         await net.deliver()
         check(peers, weights)
+
+    asyncio.run(scenario())
+
+
+def test_it_says_that_the_next_result_comes_and_of_no_other_and_not_at_each_chunk():
+    async def scenario() -> None:
+        net, now = Net(4), view(1, [0, 1], (2,))
+        peers = start(net, 2, now, learners=1)
+        learner, slow = peers[2], peers[1]
+        announce(peers, now, 1, {0: 1.0, 1: 1.0})
+        announce(peers, now, 2, {0: 1.0, 1: 1.0})
+        for step in (2, 1):
+            for one in peers[:2]:
+                one.begin(step, now, 1.0)
+            await net.deliver(lambda header: (header.src, header.dst, header.step) != (slow.id, learner.id, 1))
+            comes = [event for event in learner.events if isinstance(event, ResultComes)]
+            assert comes == ([ResultComes(1)] if step == 1 else [])
+        assert [done.step for done in learner.done] == [2]
 
     asyncio.run(scenario())
 

@@ -58,8 +58,8 @@ FOUND = [
      "more of it, and refused those two as it had no quorum without them"),
     (8073312, range(3, 10), "who became a member with later results ahead, on disk as a learner's are, had no room for "
      "the one before them; by other changes this run is another one now, so tests/agent/test_reduce.py has the case"),
-    (8090112, range(3, 10), "a learner's worker applied a void attempt's result while the valid one took its place, after "
-     "its state was given up: the check took that state for the run's"),
+    (8090112, range(3, 10), "a learner's worker applied a void attempt's result while the valid one took its place, "
+     "after its state was given up: the check took that state for the run's"),
     (8020058, range(3, 10), "donors that had sent a damaged shard took it for sent when the learner began anew"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""

@@ -22,11 +22,13 @@ from chaos.agent.rounds import Buffers, Piece, Round, cut
 from chaos.agent.shared_memory import ResultRing, SharedMemory
 from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.errors import RemoteProtocolError
-from chaos.core.events import ResultDropped, ResultMemory, ResultUnsent, RoundComplete
+from chaos.core.events import ResultComes, ResultDropped, ResultMemory, ResultUnsent, RoundComplete
 from chaos.core.types import Layout, View
 
 ADDS_PER_TURN = 8
 """Own chunks summed between two turns of the event loop: half a millisecond, so that control is not kept waiting."""
+SAY_EVERY_S = 1.0
+"""So often it is said that the next result comes, where that takes long."""
 CUTS = 8
 """Ways of cutting that are remembered; each has an entry of 100 bytes per chunk of half a megabyte."""
 
@@ -65,7 +67,8 @@ class Reducer:
     Args:
         me: the peer's id.
         outlet: where frames go.
-        happened: called with the event once all bytes of a result are here, or where there is no room for one.
+        happened: called with the event while bytes of a result come, once all are here, or where there is no room for
+            one.
         note: writes a line of the trace.
     """
 
@@ -73,7 +76,7 @@ class Reducer:
         self,
         me: str,
         outlet: Outlet,
-        happened: Callable[[RoundComplete | ResultMemory | ResultDropped | ResultUnsent], None],
+        happened: Callable[[RoundComplete | ResultComes | ResultMemory | ResultDropped | ResultUnsent], None],
         note: Callable[[str, dict[str, Any]], None],
     ) -> None:
         self._me = me
@@ -102,6 +105,8 @@ class Reducer:
         self._adding = False
         self._giving = False
         """Pages of free slots are being given back."""
+        self._said_at = -SAY_EVERY_S
+        """When it was last said that something of the next result has arrived."""
         self._buffers = Buffers()
 
     def configure(self, layout: Layout, contribution: SharedMemory, ring: ResultRing) -> None:
@@ -513,7 +518,7 @@ class Reducer:
         if header.kind == Kind.RESULT:
             if current is not None and self._fetching.get(header.step) == header.view:
                 current.mark_final(self._piece(current, header))
-                self._maybe_complete(current)
+                self._arrived(current)
             return
         if current is None or current.view.id != header.view or header.step in self._fetching:
             return
@@ -530,4 +535,12 @@ class Reducer:
             self._buffers.give_back(payload)
         current.culprits |= header.tag
         current.mark_final(piece)
+        self._arrived(current)
+
+    def _arrived(self, current: Round) -> None:
+        """A chunk of this result came from another peer."""
         self._maybe_complete(current)
+        now = asyncio.get_running_loop().time()
+        if not current.reported and current.step == self._finished + 1 and now - self._said_at >= SAY_EVERY_S:
+            self._said_at = now
+            self._happened(ResultComes(current.step))

@@ -62,6 +62,12 @@ class ResultMemory(Event, frozen=True):
     on_disk: int = 0
 
 
+class ResultComes(Event, frozen=True):
+    """Something of the result of `step`, the next one to be finished, has arrived; said once a second at most."""
+
+    step: int
+
+
 class ResultDropped(Event, frozen=True):
     """This learner has no room for the result of `step`, in memory or on disk: what came of it was not kept."""
 
@@ -163,6 +169,7 @@ AnyEvent = (
     | WorkerSaid
     | WorkerDied
     | ResultMemory
+    | ResultComes
     | ResultDropped
     | ResultUnsent
     | WordsFound

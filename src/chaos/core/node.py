@@ -30,6 +30,7 @@ from chaos.core.events import (
     LinkWanted,
     PathChanged,
     Received,
+    ResultComes,
     ResultDropped,
     ResultMemory,
     ResultUnsent,
@@ -202,6 +203,8 @@ class Node:
                 self.ctx.result_slots, self.ctx.disk_slots = slots, on_disk
             case ResultUnsent(dst, step):
                 self.ctx.send(dst, ResultMissing(step))
+            case ResultComes(step):
+                self.results.on_bytes(step)
             case ResultDropped(step, reason):
                 self.results.on_dropped(step)
                 self.learner.course.on_dropped(step, reason)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from chaos.core.actions import FetchRound, ServeResult
 from chaos.core.context import Context, Role
 from chaos.core.errors import RemoteProtocolError
+from chaos.core.learner import Phase
 from chaos.core.messages import FetchResult, FinishedStep, ResultMissing
 from chaos.core.rounds import Round
 from chaos.core.types import View
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 STILL_UNKNOWN, STILL_COMING = 2, 10
 """How many repetitions may pass before a step that others have is fetched: one, for what was lost to come again;
-more, where only its bytes are missing, as these take their time on a slow link."""
+more, and as long without a byte of it, where only its bytes are missing: they take their time on a slow link."""
 
 
 class Results:
@@ -29,6 +30,8 @@ class Results:
         self._sources: set[str] = set()
         self.owed = 0
         """The steps up to this one were finished by `_sources` when older rounds were voided."""
+        self._came_at = -math.inf
+        """When something of the step that is to be finished next last arrived."""
 
     def reset(self) -> None:
         """This peer was left behind: it takes a snapshot instead."""
@@ -87,7 +90,8 @@ class Results:
     def catch_up(self, still: int) -> None:
         """Others finished the step at which I stand still: if I can't, ask for its result, each time another one.
 
-        Where all contributions are known its bytes are under way, and a fetch would only start them anew.
+        Where all contributions are known its bytes are under way, and a fetch would only start them anew: all of them,
+        from one member, however little is still to come.
         `still`: for how many repetitions nothing has moved.
         """
         step, progress = self._node.steps.finished + 1, self._node.liveness.progress
@@ -97,13 +101,23 @@ class Results:
         if current is not None and (current.fetched is not None or current.dropped):
             return
         comes = current is not None and not current.fetching and current.has_all
-        if still < (STILL_COMING if comes else STILL_UNKNOWN):
+        if still < (STILL_COMING if comes else STILL_UNKNOWN) or (comes and self._is_on_its_way()):
             return
         everybody = [p.id for p in self._ctx.view.everybody()]
         ahead = sorted(p for p in everybody if (beat := progress.get(p)) is not None and beat.finished >= step)
         if ahead:
             last = current.fetching if current is not None else ""
             self.fetch(step, next((p for p in ahead if p > last), ahead[0]))
+
+    def on_bytes(self, step: int) -> None:
+        """Something of the result of `step` has arrived."""
+        if step == self._node.steps.finished + 1:
+            self._came_at = self._ctx.now
+
+    def _is_on_its_way(self) -> bool:
+        """Bytes of the next result came lately, or queue behind the shards of this learner's state."""
+        lately = self._ctx.now - self._came_at < STILL_COMING * self._ctx.config.repeat_s
+        return lately or self._node.learner.phase == Phase.FETCH
 
     def fetch(self, step: int, source: str) -> None:
         """Ask `source` for the result of `step`."""
