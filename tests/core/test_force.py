@@ -104,8 +104,7 @@ def test_a_paused_member_gives_nothing_away_and_heals_by_itself() -> None:
     assert "is paused: no quorum without p0, p1" in str(traces(joiner, "refused")[-1]["reason"])
     assert not traces(cut, "admit")
     mend(world, [cut, joiner], rest)
-    world.run_until(lambda: len(world.members()) == 4, 20)
-    assert not cut.node.status()["paused"]
+    world.run_until(lambda: len(world.members()) == 4 and not cut.node.status()["paused"], 20)
     assert traces(cut, "unpaused")
     for peer in peers:
         advance(world, peer, 3)

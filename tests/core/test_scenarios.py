@@ -549,7 +549,7 @@ def test_a_late_word_of_an_older_view_brings_nobody_back() -> None:
     check(world)
 
 
-@pytest.mark.parametrize("seed", [1, 5, 8])
+@pytest.mark.parametrize("seed", [3, 5, 9])
 def test_two_that_differ_are_judged_again_when_the_third_is_gone(seed: int) -> None:
     """It might have agreed with either, so neither was outvoted; it died without saying, and both waited for ever.
 

@@ -469,7 +469,7 @@ class Learner:
             self._start_verify()
 
     def _start_verify(self) -> None:
-        """Compare digests at one step of the future (of the present, if the run stands still)."""
+        """Compare digests at the step under way (at the last one, if the run stands still)."""
         members = [m for m in self._ctx.view.member_ids() if m not in self._node.views.suspects]
         if not members:
             return
@@ -482,8 +482,7 @@ class Learner:
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self.course.late
-        newest = max(steps.highest_seen, self.newest())
-        step = newest + 1 + self._margin if running else self.newest()
+        step = self.newest() + (1 + self._margin if running else 0)
         self._target = step
         self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
