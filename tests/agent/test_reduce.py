@@ -216,6 +216,35 @@ def test_it_says_that_the_next_result_comes_and_of_no_other_and_not_at_each_chun
     asyncio.run(scenario())
 
 
+def test_on_a_new_way_goes_what_its_end_does_not_hold_yet():
+    """All results that are kept went again, over slow links for seconds, to peers that had them, or had left."""
+
+    async def scenario() -> None:
+        net, now = Net(6), view(1, [0, 1])
+        peers = start(net, 2, now)
+        for step in (1, 2, 3):
+            for one in peers:
+                one.begin(step, now, 1.0)
+            announce(peers, now, step, {0: 1.0, 1: 1.0})
+            await net.deliver(lambda header: header.kind == Kind.CONTRIBUTION or header.step < 3)
+            if step < 3:
+                for one in peers:
+                    one.reducer.finish(step)
+        assert [len(one.done) for one in peers] == [2, 2], "the third step's results were lost with their way"
+        for held, again in ((0, {1, 2, 3}), (1, {2, 3}), (2, {3}), (3, set())):
+            net.frames.clear()
+            peers[0].reducer.path_changed(peers[1].id, held)
+            assert {header.step for _, header, _, _ in net.frames if header.kind == Kind.FINAL} == again
+        net.frames.clear()
+        peers[0].reducer.path_changed(peers[1].id, 2)
+        peers[1].reducer.path_changed(peers[0].id, 2)
+        await net.deliver()
+        check(peers, {0: 1.0, 1: 1.0})
+        assert [one.done[-1].step for one in peers] == [3, 3]
+
+    asyncio.run(scenario())
+
+
 def test_nothing_is_final_before_all_parts_are_known():
     async def scenario() -> None:
         net, now = Net(1), view(1, [0, 1])

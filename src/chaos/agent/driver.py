@@ -249,7 +249,7 @@ class Agent:
         before, self._ways = self._ways, ways(self._me.id, ctx.linked, self.node.liveness.neighbours)
         self.transport.set_routes({peer: way[0] for peer, way in self._ways.items() if len(way) > 1})
         for peer in [peer for peer, way in self._ways.items() if way != before.get(peer)]:
-            self._reducer.path_changed(peer)
+            self._reducer.path_changed(peer, self.node.steps.held_by(peer))
             if len(self._ways[peer]) > 1:
                 self.post(ev.PathChanged(peer))
 

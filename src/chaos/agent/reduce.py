@@ -264,12 +264,16 @@ class Reducer:
     def _result_header(batch: Batch, piece: Piece, done: Round) -> BulkHeader:
         return BulkHeader(Kind.RESULT, batch.mark, batch.step, piece.index, done.turn, 0.0, 0)
 
-    def path_changed(self, peer: str) -> None:
-        """What is for `peer` takes a new way: what may have been lost on the old one is sent again."""
+    def path_changed(self, peer: str, held: int) -> None:
+        """What is for `peer` takes a new way: what may have been lost on the old one is sent again.
+
+        Args:
+            held: it said that it holds the results up to this step.
+        """
         if self._views and self._views[-1].learner(peer) is not None:
-            self._feed.path_changed(peer, self._finals_for(peer))
+            self._feed.path_changed(peer, self._finals_for(peer, held))
         else:
-            for due in self._finals_for(peer):
+            for due in self._finals_for(peer, held):
                 kept = self._kept(due.batch.step)
                 assert kept is not None
                 self._send_final(kept, kept.pieces[due.number], peer)
@@ -284,10 +288,12 @@ class Reducer:
     def _kept(self, step: int) -> Round | None:
         return self._results.get(step) or self._rounds.get(step)
 
-    def _finals_for(self, peer: str) -> list[Due]:
-        """Own final chunks that lie in memory, of rounds in which `peer` has or had a part."""
+    def _finals_for(self, peer: str, held: int) -> list[Due]:
+        """Own final chunks that lie in memory, of rounds after step `held` in which `peer` has or had a part."""
         found = []
         for kept in [*self._results.values(), *self._rounds.values()]:
+            if kept.step <= held:
+                continue
             there = self._ring is not None and not self._ring.is_on_disk(kept.slot) and kept.view.knows(peer)
             rank = self._rank(kept.view) if there and not kept.fetched else None
             mine = [piece.index for piece in kept.pieces if piece.root == rank and piece.index in kept.final]
