@@ -60,6 +60,8 @@ FOUND = [
      "the one before them; by other changes this run is another one now, so tests/agent/test_reduce.py has the case"),
     (8090112, range(3, 10), "a learner's worker applied a void attempt's result while the valid one took its place, "
      "after its state was given up: the check took that state for the run's"),
+    (8082092, range(3, 10), "a learner was cut off until all that it knew were dead and the run went on with others, "
+     "whom only the view in a dead peer's last words named: who had no vote did not look there"),
     (8020058, range(3, 10), "donors that had sent a damaged shard took it for sent when the learner began anew"),
 ]  # fmt: skip
 """(seed, peers at the beginning, what was wrong): violations that long runs found."""

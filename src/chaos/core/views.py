@@ -354,7 +354,8 @@ class Views:
         info = self._ctx.seat(words.peer)
         if info is None or words.peer in self.gone or info.incarnation != words.incarnation:
             return False
-        if not self._of_this_lineage(words):
+        self._learn_from(words)
+        if not self._ctx.views or self._ctx.seat(words.peer) is None or not self._of_this_lineage(words):
             return False
         self.gone[words.peer] = (sealed, words)
         if self._ctx.view.learner(words.peer):
@@ -363,17 +364,21 @@ class Views:
         self._restart()
         return True
 
-    def _of_this_lineage(self, words: LastWords) -> bool:
-        """Words of a lineage that was forced after this one say nothing of votes in this one: no proof of any use here.
+    def _learn_from(self, words: LastWords) -> None:
+        """A view that was missed here and that a dead peer had installed: all who could tell of it may be dead.
 
-        If this peer was to come over to that lineage too, it learns of it by these words.
+        It is of a lineage that was forced after this one, or this peer has no vote. Who has one finds such a view when
+        it proposes the next.
         """
+        ctx, view = self._ctx, words.view
+        forced = view.lineage != ctx.view.lineage
+        if (forced or (view.id > ctx.view.id and ctx.role != Role.MEMBER)) and ctx.follows(view):
+            ctx.trace("view_learned", view=view.id, reason="found in last words")
+            self.install(view)
+
+    def _of_this_lineage(self, words: LastWords) -> bool:
+        """Words of a lineage that was forced after this one say nothing of votes in this one: they prove nothing here."""
         ctx, lineage = self._ctx, words.view.lineage
-        if lineage != ctx.view.lineage and ctx.follows(words.view):
-            ctx.trace("view_learned", view=words.view.id, reason="found in last words")
-            self.install(words.view)
-        if not ctx.views or ctx.seat(words.peer) is None:
-            return False
         if lineage == ctx.view.lineage or any(old.lineage == lineage for old in ctx.view.abandoned):
             return True
         ctx.trace("words_refused", peer=ctx.name(words.peer), reason=f"it went over to lineage {lineage}")
