@@ -377,7 +377,7 @@ class Views:
             self.install(view)
 
     def _of_this_lineage(self, words: LastWords) -> bool:
-        """Words of a lineage that was forced after this one say nothing of votes in this one: they prove nothing here."""
+        """Words of a lineage that was forced after this one say nothing of votes in this one: they prove nothing."""
         ctx, lineage = self._ctx, words.view.lineage
         if lineage == ctx.view.lineage or any(old.lineage == lineage for old in ctx.view.abandoned):
             return True
