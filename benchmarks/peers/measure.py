@@ -203,8 +203,9 @@ class Trial:
         host.freeze(False)
         try:
             with self._noting("thaw") as noted:
-                self._wait(lambda: len(with_all(host, HOSTS, thawed)) >= self._several(), NAMES, "steps with all")
-                back = with_all(host, HOSTS, thawed)[0]["t"] - thawed
+                other = others[0]  # the host itself may first tell of the step in which it was stopped
+                self._wait(lambda: len(with_all(other, HOSTS, thawed)) >= self._several(), NAMES, "steps with all")
+                back = with_all(other, HOSTS, thawed)[0]["t"] - thawed
                 if failed:
                     noted.failed = f"steps after {back:.2f} s, as the others had waited for it"
                 else:
