@@ -57,7 +57,7 @@ FOUND = [
     (8063131, range(3, 10), "a view was decided by two that it left out; of its members, who had voted for it heard no "
      "more of it, and refused those two as it had no quorum without them"),
     (8073312, range(3, 10), "who became a member with later results ahead, on disk as a learner's are, had no room for "
-     "the one before them; by other changes this run is another one now, so tests/agent/test_reduce.py has the case"),
+     "the one before them; by other changes this run is another one now: tests/agent/test_reduce_learners.py has it"),
     (8090112, range(3, 10), "a learner's worker applied a void attempt's result while the valid one took its place, "
      "after its state was given up: the check took that state for the run's"),
     (8082092, range(3, 10), "a learner was cut off until all that it knew were dead and the run went on with others, "

@@ -238,10 +238,13 @@ class Node:
                 if self.ctx.views:
                     self.overlay.on_wanted(peer, connect)
             case PathChanged(peer):
-                if self.ctx.views:
-                    self.steps.repeat([peer])
-                    self.learner.on_link(peer, up=True)
-                    self._repeat_wishes([peer])
+                self._path_changed(peer)
+
+    def _path_changed(self, peer: str) -> None:
+        if self.ctx.views:
+            self.steps.repeat([peer])
+            self.learner.on_link(peer, up=True)
+            self._repeat_wishes([peer])
 
     def _tick_steps(self) -> None:
         self.steps.tick()
