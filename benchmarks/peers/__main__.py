@@ -1,8 +1,8 @@
 """`python -m benchmarks.peers [SYSTEM]...`: Chaos beside what users would pick instead.
 
 Writes `results/peers-DATE.md` and `.json` after every event, and extends what it wrote earlier that day. Without
-options: all systems on loopback, under churn with half a second of computing a step, and over links of 200 Mbit/s with
-two.
+options: all systems on loopback, under two sorts of churn with half a second of computing a step, and over links of
+200 Mbit/s with two.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 
 from benchmarks.peers.hosts import TooLate
 from benchmarks.peers.measure import EVENTS, Noted, Plan, measure
-from benchmarks.peers.page import page
+from benchmarks.peers.page import page, pictures
 from benchmarks.peers.places import Links, Place
 from benchmarks.peers.results import Observation, Results, Setting, read, this_call, write
 from benchmarks.peers.systems import SYSTEMS, VENVS, System
-from benchmarks.report import progress
+from benchmarks.report import draw, progress
 from chaos.cli.lab import enter_user_namespace
 from chaos.core.errors import ChaosError
 from chaos.lab.wire import missing
@@ -36,10 +36,17 @@ class Work:
     links: Links
     compute: float
     events: tuple[str, ...] = EVENTS
+    every: float = 15.0
+    """Seconds between two events of the churn."""
 
 
 SINGLE = tuple(event for event in EVENTS if event != "churn")
-DEFAULT = (Work(Links(), 0.0, SINGLE), Work(Links(), 0.5, ("churn",)), Work(Links("200mbit"), 2.0, SINGLE))
+DEFAULT = (
+    Work(Links(), 0.0, SINGLE),
+    Work(Links(), 0.5, ("churn",)),
+    Work(Links(), 0.5, ("churn",), every=5.0),
+    Work(Links("200mbit"), 2.0, SINGLE),
+)
 """At 200 Mbit/s a step's 100 MB take 5.3 s at least: computing is a quarter of a step."""
 
 
@@ -55,12 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.calls.append("; ".join(part for part in (this_call(), options.note) if part))
     progress(results.calls[-1])
     for work in options.work:
-        plan = Plan(work.events, options.rounds, options.churn * 60, options.seed, options.patience)
+        plan = Plan(work.events, options.rounds, options.churn * 60, work.every, options.seed, options.patience)
+        every = work.every if "churn" in work.events else 0.0
         if work.links.rate and not namespaces:
             progress(f"left out: {work.links}, as there is no right to make shaped links")
             continue
         for name, tuned in wanted(options.systems, options.settings):
-            setting = Setting(SYSTEMS[name].label or name, tuned, str(work.links), work.compute, options.millions)
+            label = SYSTEMS[name].label or name
+            setting = Setting(label, tuned, str(work.links), work.compute, options.millions, every)
             progress(f"--- {setting.label}, {setting.links}")
             measure_one(Row(name, setting, work, namespaces), plan, results, path)
 
@@ -76,6 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--settings", choices=(*VARIANTS, "both"), default="both")
     parser.add_argument("--events", help=f"of {','.join(EVENTS)}; '' for steps only")
     parser.add_argument("--churn", type=float, default=4.0, metavar="MINUTES")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="between two events of the churn; default: 15")
     parser.add_argument("--seed", type=int, default=1, help="of the churn")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds; what takes longer has failed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the results")
@@ -94,16 +104,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def works(options: argparse.Namespace) -> list[Work]:
     """Those asked for; raises ValueError or ChaosError."""
-    given = options.links, options.compute, options.events
+    given = options.links, options.compute, options.events, options.every
     if options.links is None and options.delay != "0ms":
         raise ValueError("--delay needs --links")
-    if given == (None, None, None):
+    if options.every is not None and options.every < 1:
+        raise ValueError(f"--every {options.every:g}: at least a second lies between two events")
+    if given == (None, None, None, None):
         return list(DEFAULT)
     events = EVENTS if options.events is None else tuple(event for event in options.events.split(",") if event)
     for event in events:
         if event not in EVENTS:
             raise ValueError(f"there is no event {event!r}: choose from {', '.join(EVENTS)}")
-    return [Work(Links.parse(options.links or "loopback", options.delay), options.compute or 0.0, events)]
+    links = Links.parse(options.links or "loopback", options.delay)
+    return [Work(links, options.compute or 0.0, events, options.every or 15.0)]
 
 
 def wanted(names: Sequence[str], settings: str) -> list[tuple[str, str]]:
@@ -148,6 +161,8 @@ class Row:
 
 def write_page(path: Path, results: Results) -> None:
     path.with_suffix(".md").write_text(page(results, path.stem.removeprefix("peers-"), path.name))
+    for name, table in pictures(results, path.stem).items():
+        draw(table, path.with_name(name))
     progress(f"written: {path.with_suffix('.md')}")
 
 

@@ -16,8 +16,8 @@ from benchmarks.peers.hosts import Host, TooLate
 from benchmarks.peers.systems import System
 from benchmarks.report import progress
 
-EVERY_S = 15.0
-JITTER_S = 3.0
+JITTER = 0.2
+"""By so much of the time between two events each comes earlier or later."""
 FROZEN_S = 8.0
 LEAVING_S = 12.0
 """After it a host that was asked to leave is taken away, whether it has ended or not."""
@@ -37,11 +37,11 @@ class Happening:
     host: str
 
 
-def schedule(seconds: float, seed: int, hosts: Iterable[str]) -> list[Happening]:
+def schedule(seconds: float, every_s: float, seed: int, hosts: Iterable[str]) -> list[Happening]:
     """The same for the same arguments. The first host is never touched; `LEAST` to `MOST` are to be there always."""
     random = Random(seed)
     present, bag, found = list(hosts), list[str](), list[Happening]()
-    for turn in range(1, int((seconds - JITTER_S) / EVERY_S) + 1):
+    for turn in range(1, int(seconds / every_s - JITTER) + 1):
         if not bag:
             bag = random.sample(BAG, len(BAG))
         allowed = [do for do in bag if LEAST <= len(present) + {"join": 1, "freeze": 0}.get(do, -1) <= MOST]
@@ -53,7 +53,7 @@ def schedule(seconds: float, seed: int, hosts: Iterable[str]) -> list[Happening]
             present.append(host)
         elif do != "freeze":
             present.remove(host)
-        found.append(Happening(turn * EVERY_S + random.uniform(-JITTER_S, JITTER_S), do, host))
+        found.append(Happening(every_s * (turn + random.uniform(-JITTER, JITTER)), do, host))
     return found
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from benchmarks.peers.results import Results, Setting
+from benchmarks.peers.results import Results, Setting, Work
 from benchmarks.report import Table, spread
 
 CHAOS = "chaos, plain links"
@@ -83,17 +84,40 @@ def page(results: Results, day: str, values: str) -> str:
     """All of it, as Markdown; `values`: the name of the file with everything."""
     parts = [HEAD.format(day=day, values=f"[{values}]({values})")]
     for work in results.works():
-        links, compute, millions = work
-        pause = f"{compute:g} s of computing a step" if compute else "next to no computing"
-        parts.append(f"## Over {links}: {millions * 4} MB of parameters, {pause}\n")
+        parts.append(f"## {heading(work)}\n")
         settings = results.settings(work)
         for title, measures in (("Events (s)", EVENTS), ("What a step costs", COSTS), ("Churn", CHURN)):
             shown = [s for s in settings if any(results.of(s, m.event) for m in measures)]
             if shown:
                 parts += [table(results, title, shown, measures).text(), *verdicts(results, shown, measures)]
+                parts += [f"![{title}]({picture(work, Path(values).stem)})\n"] if measures == CHURN else []
         parts.append(said(results, settings).text())
     parts.append("## Measured on\n\n" + "\n".join(f"{n}. {call}" for n, call in enumerate(results.calls, 1)) + "\n")
     return "\n".join(parts)
+
+
+def heading(work: Work) -> str:
+    """What the rows of a section have in common."""
+    links, compute, millions, every = work
+    pause = f"{compute:g} s of computing a step" if compute else "next to no computing"
+    churn = f", an event every {every:g} s" if every else ""
+    return f"Over {links}: {millions * 4} MB of parameters, {pause}{churn}"
+
+
+def picture(work: Work, stem: str) -> str:
+    """The file with the goodput of such a section."""
+    links, compute, millions, every = work
+    return f"{stem}-churn-{links.replace(' ', '-')}-{compute:g}-{millions}-{every:g}.png"
+
+
+def pictures(results: Results, stem: str) -> dict[str, Table]:
+    """By file, the goodput of each section that has one."""
+    found = {}
+    for work in results.works():
+        bars = {s.label: values[0] for s in results.settings(work) if (values := values_of(results, s, CHURN[0]))}
+        if bars:
+            found[picture(work, stem)] = Table(f"{CHURN[0].heading}. {heading(work)}", (), bars=bars)
+    return found
 
 
 def table(results: Results, title: str, settings: Sequence[Setting], measures: Sequence[Measure]) -> Table:

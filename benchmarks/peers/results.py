@@ -12,6 +12,8 @@ from benchmarks.peers.hosts import ROOT
 from benchmarks.report import machine
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
+Work = tuple[str, float, int, float]
+"""Links, seconds of computing, millions of parameters, seconds between events of a churn."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,17 @@ class Setting:
     compute: float
     """Seconds of each step in which workers sleep."""
     millions: int
+    every: float = 0.0
+    """Seconds between two events of a churn; 0: there is none."""
 
     @property
     def label(self) -> str:
         return ", ".join(part for part in (self.system, self.tuned) if part)
 
     @property
-    def work(self) -> tuple[str, float, int]:
+    def work(self) -> Work:
         """Rows that agree in it may be compared."""
-        return self.links, self.compute, self.millions
+        return self.links, self.compute, self.millions, self.every
 
 
 @dataclass
@@ -64,12 +68,12 @@ class Results:
     def of(self, setting: Setting, event: str) -> list[Observation]:
         return [o for o in self.observations if o.setting == setting and o.event == event]
 
-    def settings(self, work: tuple[str, float, int]) -> list[Setting]:
+    def settings(self, work: Work) -> list[Setting]:
         """All rows with this work: Chaos first, the others by name."""
         found = {o.setting for o in self.observations if o.setting.work == work}
         return sorted(found, key=lambda setting: (not setting.system.startswith("chaos"), setting.label))
 
-    def works(self) -> list[tuple[str, float, int]]:
+    def works(self) -> list[Work]:
         return sorted({o.setting.work for o in self.observations}, key=lambda work: (work[0] != "loopback", *work))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from benchmarks.peers.__main__ import DEFAULT, parse
 from benchmarks.peers.churn import LEAST, MOST, Goodput, goodput, schedule
 from benchmarks.peers.hosts import telling
 from benchmarks.peers.measure import NAMES, Plan
-from benchmarks.peers.page import COSTS, EVENTS, cell, page, verdicts
+from benchmarks.peers.page import COSTS, EVENTS, cell, page, pictures, verdicts
 from benchmarks.peers.places import Links, loopback_bytes
 from benchmarks.peers.results import Observation, Results, Setting, read, write
 from chaos.core.errors import ChaosError
@@ -26,7 +27,7 @@ MEASURES = {measure.key: measure for measure in (*EVENTS, *COSTS)}
 @pytest.mark.parametrize("seed", range(30))
 def test_a_schedule_never_leaves_too_few_or_too_many(seed: int) -> None:
     present = set(NAMES)
-    for happening in schedule(600.0, seed, NAMES):
+    for happening in schedule(600.0, 15.0, seed, NAMES):
         assert happening.host != NAMES[0], "the first host is spared"
         assert (happening.host in present) == (happening.do != "join")
         present ^= {happening.host} if happening.do != "freeze" else set()
@@ -34,8 +35,8 @@ def test_a_schedule_never_leaves_too_few_or_too_many(seed: int) -> None:
 
 
 def test_a_schedule_is_drawn_from_its_seed_and_has_everything_in_it() -> None:
-    drawn = schedule(240.0, 1, NAMES)
-    assert drawn == schedule(240.0, 1, NAMES) != schedule(240.0, 2, NAMES)
+    drawn = schedule(240.0, 15.0, 1, NAMES)
+    assert drawn == schedule(240.0, 15.0, 1, NAMES) != schedule(240.0, 15.0, 2, NAMES)
     assert {each.do for each in drawn} == {"join", "kill", "leave", "freeze"}
     assert [each.at for each in drawn] == sorted(each.at for each in drawn) and drawn[-1].at < 240.0
 
@@ -164,3 +165,15 @@ def test_the_page_quotes_without_breaking_its_tables() -> None:
     row = "| SIGKILL to a host | torchft, tight | no further steps in 120 s: `h0: kill / 'torchft'` |"
     assert row in shown.splitlines()
     assert "1. on a machine" in shown and "## Over loopback: 100 MB of parameters, next to no computing" in shown
+
+
+def test_each_pace_of_churn_has_a_section_with_a_picture() -> None:
+    found = Results(["on a machine"])
+    for every, samples in ((15.0, 13.0), (5.0, 12.0)):
+        setting = replace(OURS, compute=0.5, every=every)
+        found.observations.append(Observation(setting, "churn", {"goodput": [samples]}))
+    shown = page(found, "2026-11-22", "peers-2026-11-22.json")
+    drawn = pictures(found, "peers-2026-11-22")
+    assert [list(table.bars.values()) for table in drawn.values()] == [[12.0], [13.0]]
+    assert all(f"({name})" in shown for name in drawn)
+    assert "0.5 s of computing a step, an event every 5 s" in shown
