@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from chaos.core.data import advance, declare, held, normalise, size, subtract, take
-from chaos.core.types import DataState, Lease, SampleRange
+from chaos.core.data import advance, declare, held, normalise, size, subtract, take, with_first_leases
+from chaos.core.types import DataState, FirstLease, Lease, SampleRange, View
 from chaos.core.worker_messages import Contribution
 from chaos.sim.symbols import peer_id
 
@@ -98,6 +98,30 @@ def test_nothing_used_twice_counts_twice() -> None:
     after = advance(data, {peer_id(0): stray, peer_id(1): part(data, peer_id(1), 0, 3)})
     assert held(after, peer_id(1)) == ((3, 6),)
     assert held(after, peer_id(0)) == ((0, 3),)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 30), st.lists(st.tuples(st.integers(4, 6), st.integers(0, 4), st.integers(0, 9)), max_size=6))
+def test_first_leases_come_out_of_what_is_free(samples: int, entries: list[tuple[int, int, int]]) -> None:
+    """Only those of the step; and what more of them are granted changes nothing for those before."""
+    data = advance(declare(DataState(), "shard", samples), {peer_id(0): part(DataState(), peer_id(0), 0, 6)})
+    first = [FirstLease(step, peer_id(index), want) for step, index, want in entries]
+    before = data
+    for count in range(len(first) + 1):
+        after = with_first_leases(data, under(first[:count]), 5)
+        spread = Counter(p for lease in after.leases for p in range(lease.start, lease.stop))
+        assert spread + Counter(positions(after.free)) == Counter(range(samples))
+        assert before.leases == after.leases[: len(before.leases)]
+        before = after
+    for peer in {entry.peer for entry in first}:
+        wants = [entry.want for entry in first if (entry.step, entry.peer) == (5, peer)]
+        most = max([*wants, size(held(data, peer))])
+        assert size(held(before, peer)) == most or (not before.free and size(held(before, peer)) < most)
+    assert with_first_leases(DataState("private"), under(first), 5) == DataState("private")
+
+
+def under(first: list[FirstLease]) -> View:
+    return View("one", 7, (), (), 5, False, (), "", first_leases=tuple(first))
 
 
 def test_private_epochs_end_when_each_present_member_has_passed() -> None:

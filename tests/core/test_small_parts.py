@@ -6,6 +6,7 @@ from dataclasses import replace as with_fields
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from chaos.core.admission import difference
 from chaos.core.data import declare
@@ -13,7 +14,7 @@ from chaos.core.detector import Detector, DetectorConfig
 from chaos.core.lineage import commit, first_head
 from chaos.core.messages import Report
 from chaos.core.succession import Wishes, after_failure, planned
-from chaos.core.types import DataState, Fingerprint, PeerInfo, SampleRange, TensorSpec, View
+from chaos.core.types import DataState, Fingerprint, FirstLease, PeerInfo, SampleRange, TensorSpec, View
 from chaos.core.worker_messages import Contribution
 from chaos.sim.symbols import info, peer_id
 
@@ -88,6 +89,34 @@ def test_planned(
 def test_planned_never_starts_before_its_base() -> None:
     reports = {p.id: at(2) for p in (A, B, C)}
     assert planned(view(first=5), reports, Wishes(), ()).first_step == 5
+
+
+def test_first_leases_stay_what_they_are_while_their_step_may_be_tried_again() -> None:
+    """Who stays may have computed samples that it was granted behind one that has gone since."""
+    reports = {p.id: at(8, 9) for p in (A, B, C)}
+    first = planned(view(learners=(D, J)), reports, Wishes(ready={D.id: 8}), ())
+    assert (first.first_step, first.first_leases) == (10, (FirstLease(10, D.id, 8),))
+    again = planned(first, reports | {D.id: at(8, 9)}, Wishes(ready={J.id: 6}), (D.id,))
+    assert (again.first_step, again.first_leases) == (10, (FirstLease(10, D.id, 8), FirstLease(10, J.id, 6)))
+    later = planned(first, reports | {D.id: at(9, 10)}, Wishes(ready={J.id: 6}), ())
+    assert later.first_leases == (FirstLease(10, D.id, 8), FirstLease(11, J.id, 6)), "A to C may have to repeat step 9"
+    over = planned(later, {p.id: at(10) for p in (A, B, C, D, J)}, Wishes(), ())
+    assert over.first_leases == (FirstLease(11, J.id, 6),)
+
+
+@pytest.mark.parametrize(
+    ("finished", "leases"),
+    [
+        (8, (FirstLease(9, D.id, 8), FirstLease(9, J.id, 6))),
+        (9, (FirstLease(10, D.id, 8), FirstLease(10, J.id, 6))),
+        (10, (FirstLease(11, J.id, 6),)),
+        (11, ()),
+    ],
+)
+def test_after_a_failure_new_members_begin_with_its_first_step(finished: int, leases: tuple[FirstLease, ...]) -> None:
+    base = replace(view((A, B, C, D, J)), first_leases=(FirstLease(10, D.id, 8), FirstLease(11, J.id, 6)))
+    after = after_failure(base, {A.id: at(8), B.id: at(finished), J.id: at(8)}, Wishes(), "silent")
+    assert after is not None and after.first_leases == leases
 
 
 def test_wishes_forget_what_a_view_has_settled() -> None:

@@ -63,6 +63,7 @@ def test_an_order_that_split_the_run_is_undone_from_the_side_that_was_left_out()
 def waits_for_an_offer(world: World) -> SimPeer:
     """A learner that has ordered a snapshot of a step that will not end soon."""
     world.compute = 20.0
+    world.run(world.now + 0.1)  # the step that was under way ends as soon as ever
     learner = world.join(2, 0)
     world.run_until(lambda: learner.node.learner.phase == Phase.OFFER, 30)
     world.run(world.now + 0.1)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from chaos.core import agreement, inbox, lineage, pause, quorum, views
+from chaos.core import agreement, inbox, lineage, pause, quorum, succession, views
 from chaos.core.agreement import Acceptor, Proposal
 from chaos.core.context import Context, Role
 from chaos.core.donor import Donor
@@ -221,6 +221,25 @@ def leases_overlap(patch: Patch) -> None:
     patch.setattr(lineage, "advance", overlap)
 
 
+def failures_revoke_first_leases(patch: Patch) -> None:
+    """What new members have computed for an attempt that is void is not theirs in the next."""
+    patch.setattr(succession, "_renewed", lambda leases, first_step: ())
+
+
+def first_leases_of_the_gone_are_revoked(patch: Patch) -> None:
+    """Those of who came in with them, or later, move up."""
+    original = succession.after_failure
+
+    def moved(base, *others):
+        after = original(base, *others)
+        if after is None:
+            return None
+        kept = tuple(lease for lease in after.first_leases if after.member(lease.peer) is not None)
+        return msgspec.structs.replace(after, first_leases=kept)
+
+    patch.setattr(views, "after_failure", moved)
+
+
 def parts_of_void_attempts_count(patch: Patch) -> None:
     """The bytes of another view's attempt are added to this one's.
 
@@ -330,6 +349,7 @@ MUTANTS: list[Callable[[Patch], None]] = [
     reset_is_death, promise_opens_no_gate, failure_does_not_freeze, report_names_less,
     failure_view_forgets_the_finished, stable_without_acks, stable_by_majority, results_are_released_at_once,
     leases_are_not_freed, used_samples_are_given_out_again, a_sample_is_lost, leases_overlap,
+    failures_revoke_first_leases, first_leases_of_the_gone_are_revoked,
     parts_of_void_attempts_count, unstable_snapshots, rolled_back_members_go_on, strangers_may_speak,
     nobody_takes_over, nothing_is_repeated, nobody_catches_up, planned_views_need_no_promises, joins_stall,
     seats_have_no_incarnation, left_behind_and_unaware,
@@ -345,6 +365,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "used_samples_are_given_out_again": ("I3",),
     "a_sample_is_lost": ("I3",),
     "leases_overlap": ("I3",),
+    "failures_revoke_first_leases": ("I3",),
+    "first_leases_of_the_gone_are_revoked": ("I3",),
     "unstable_snapshots": ("I3",),
     "nobody_takes_over": ("I4",),
     "strangers_may_speak": ("I6", "I2", "I4", "crash"),

@@ -155,6 +155,20 @@ def a_link_swallows_both_parts(world: World) -> None:
     heals(world)
 
 
+def a_first_step_is_tried_again(world: World) -> None:
+    """Two come in at a time, and one is lost in the step with which they begin: what the other computed counts."""
+    started(world, 2)
+    for index in (2, 3):
+        world.join(index, 0)
+    world.run_until(lambda: len(world.members()) == 4, 30)
+    view = world.peers[peer_id(0)].node.ctx.view
+    gone, other = (world.peers[peer] for peer in view.member_ids()[2:])
+    world.run_until(lambda: other.node.steps.contributed(view.first_step), 5)
+    world.disturb()
+    world.kill(gone)
+    heals(world)
+
+
 def a_root_dies_when_half_have_its_sum(world: World) -> None:
     """p0 got the dead root's final chunks, p1 did not: p1 has to fetch that step from p0."""
     started(world, 3)
@@ -167,5 +181,5 @@ def a_root_dies_when_half_have_its_sum(world: World) -> None:
 
 STORIES: tuple[Teller, ...] = (
     voters_live, voters_die, a_voter_starts_again, a_minority_with_learners, slow_donors, a_state_takes_long,
-    a_link_swallows_both_parts, a_root_dies_when_half_have_its_sum,
+    a_link_swallows_both_parts, a_first_step_is_tried_again, a_root_dies_when_half_have_its_sum,
 )  # fmt: skip

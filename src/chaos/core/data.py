@@ -1,9 +1,10 @@
-"""Which samples belong to whom: leases that change only by commits, the same way on every member.
+"""Which samples belong to whom: leases that change only by commits and views, the same way on every member.
 
 A contribution says how many samples its worker would like to hold (`want`); the commit grants them from
-the free positions in rank order. A departed member's leases fall back to the free positions with the
-first commit under a view without it, so that what it had not committed is handed out again. So do those of a
-member whose worker was late: what that computes for the step counts nowhere, and an epoch must not wait for it.
+the free positions in rank order. A new member's first ones are granted by the view that lets it in. A departed
+member's leases fall back to the free positions with the first commit under a view without it, so that what it had not
+committed is handed out again. So do those of a member whose worker was late: what that computes for the step counts
+nowhere, and an epoch must not wait for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from chaos.core.types import DataState, Lease
+from chaos.core.types import DataState, Lease, View
 from chaos.core.worker_messages import Contribution
 
 Span = tuple[int, int]
@@ -75,6 +76,20 @@ def declare(data: DataState, kind: str, samples: int) -> DataState:
         return data
     free = ((0, samples),) if kind == "shard" and samples else ()
     return DataState(kind=kind, samples=samples, epoch=data.epoch, free=free)
+
+
+def with_first_leases(data: DataState, view: View, step: int) -> DataState:
+    """What contributions to `step` draw on, under `view`: `data` after the step before, and leases for new members.
+
+    It depends on nothing that could differ between two attempts at the step: who computed samples in one that was
+    void contributes them to the next.
+    """
+    for first in view.first_leases if data.kind == "shard" else ():
+        if first.step == step:
+            granted, free = take(data.free, first.want - size(held(data, first.peer)))
+            leases = (*data.leases, *(Lease(first.peer, start, stop) for start, stop in granted))
+            data = msgspec.structs.replace(data, free=free, leases=leases)
+    return data
 
 
 def advance(data: DataState, contributions: Mapping[str, Contribution]) -> DataState:

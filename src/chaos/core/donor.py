@@ -171,6 +171,8 @@ class Donor:
             self._ctx.send(src, SnapshotMissing(message.step, applied, BUSY))
         elif message.step < applied or message.step < self._node.steps.finished:
             self._ctx.send(src, SnapshotMissing(message.step, self._node.steps.finished, "past"))
+        elif message.compares and message.step == applied and not self._node.worker.copies_in_time(self.state_bytes):
+            self._ctx.send(src, SnapshotMissing(message.step, applied, "a step would wait for its copy"))
         else:
             self._keep_results_since(src, message)
             self._order(message.step, src)

@@ -110,8 +110,8 @@ def _receive_membership(node: Node, src: str, message: PeerMessage) -> None:
             node.admission.on_refused(src, message)
         case Admit():
             node.admission.on_admit(message)
-        case Ready(peer, step):
-            wishes.ready[peer] = step
+        case Ready(peer, want):
+            wishes.ready[peer] = want
         case Leaving(step, done):
             wishes.leaving[src] = step
             if done:

@@ -469,7 +469,10 @@ class Learner:
             self._start_verify()
 
     def _start_verify(self) -> None:
-        """Compare digests at the step under way (at the last one, if the run stands still)."""
+        """Compare digests of the state as it is now: of the last step that anybody has finished.
+
+        A donor that can't copy that in time says so, and it is the state after the step under way.
+        """
         members = [m for m in self._ctx.view.member_ids() if m not in self._node.views.suspects]
         if not members:
             return
@@ -482,7 +485,7 @@ class Learner:
         steps = self._node.steps
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self.course.late
-        step = self.newest() + (1 + self._margin if running else 0)
+        step = self.newest() + (self._margin if running else 0)
         self._target = step
         self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
@@ -561,9 +564,8 @@ class Learner:
 
     def _announce_ready(self) -> None:
         self._since = self._ctx.now
-        step = self._own.step if self._own is not None else 0
         self._node.steps.acknowledge()  # of a snapshot's own step, nothing else has
-        self._ctx.send_all(self._ctx.view.member_ids(), Ready(self._ctx.id, step))
+        self._ctx.send_all(self._ctx.view.member_ids(), Ready(self._ctx.id, self._node.worker.wanted))
 
     def on_worker_died(self) -> None:
         """What was fetched stays; a restarted worker is given it again. What the worker held is gone with it."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 from blake3 import blake3
 
-from chaos.core.data import advance
+from chaos.core.data import advance, with_first_leases
 from chaos.core.types import DataState, Record, View
 from chaos.core.worker_messages import Contribution
 
@@ -76,7 +76,7 @@ def commit(
         before=head,
         head=_next_head(head, view, step, contributions, digest),
         digest=digest,
-        data=advance(data, contributions),
+        data=advance(with_first_leases(data, view, step), contributions),
         contributions=tuple(contributions.items()),
         weight=weight,
         loss=sum(value * w for value, w in losses) / loss_weight if loss_weight else None,

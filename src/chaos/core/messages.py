@@ -220,7 +220,8 @@ class Ready(Message, frozen=True):
     """A learner holds the run's exact state (digests compared) and keeps up: promote it."""
 
     peer: PeerIdField
-    step: Count
+    want: Count
+    """So many samples it would like to hold in its first step."""
 
 
 class Leaving(Message, frozen=True):

@@ -16,6 +16,7 @@ from chaos.core.actions import (
     SetViews,
 )
 from chaos.core.context import Context, Role
+from chaos.core.data import with_first_leases
 from chaos.core.errors import RemoteProtocolError
 from chaos.core.events import RoundComplete
 from chaos.core.lineage import CommittedStep, commit
@@ -120,6 +121,12 @@ class Steps:
     @property
     def running(self) -> bool:
         return self.opened > self.finished
+
+    @property
+    def next_data(self) -> DataState:
+        """What contributions to the step after the last finished one draw on."""
+        view = self._ctx.view_for(self.finished + 1)
+        return with_first_leases(self.data, view, self.finished + 1) if view is not None else self.data
 
     @property
     def highest_seen(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 from msgspec.structs import replace
 
 from chaos.core.messages import Report
-from chaos.core.types import Abandoned, PeerInfo, View
+from chaos.core.types import MAX_SEATS, Abandoned, FirstLease, PeerInfo, View
 
 MAX_ABANDONED = 64
 """So many lineages that were given up are remembered; a peer of an older one is refused instead of taken over."""
@@ -22,7 +22,7 @@ class Wishes:
     admit: dict[str, PeerInfo] = field(default_factory=dict)
     """Joiners that a member has checked."""
     ready: dict[str, int] = field(default_factory=dict)
-    """Learners that hold the state, and the step at which it was compared."""
+    """Learners that hold the state, and how many samples each would like to hold in its first step."""
     leaving: dict[str, int] = field(default_factory=dict)
     """Members that want out, and the last step they took part in."""
     done: set[str] = field(default_factory=set)
@@ -97,6 +97,7 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         abandoned=base.abandoned,
         cut=wishes.cut(base),
         straggler_limit_s=base.straggler_limit_s,
+        first_leases=_renewed(base.first_leases, finished + 1),
     )
 
 
@@ -152,8 +153,24 @@ def planned(base: View, reports: Mapping[str, Report], wishes: Wishes, releasing
         abandoned=base.abandoned,
         cut=wishes.cut(base),
         straggler_limit_s=base.straggler_limit_s,
+        first_leases=_first_leases(base, reports, first_step, {p.id: wishes.ready[p.id] for p in promoted}),
     )
     return replace(view, cut=_without_isolating(base, view))
+
+
+def _first_leases(
+    base: View, reports: Mapping[str, Report], first_step: int, new: Mapping[str, int]
+) -> tuple[FirstLease, ...]:
+    """Those of steps that may still be tried again come first and unchanged, whoever has gone since: who stays may
+    have computed what is theirs then."""
+    finished = min(report.finished for report in reports.values())
+    kept = [lease for lease in base.first_leases if lease.step > finished]
+    return (*kept, *(FirstLease(first_step, peer, want) for peer, want in new.items()))[:MAX_SEATS]
+
+
+def _renewed(leases: Iterable[FirstLease], first_step: int) -> tuple[FirstLease, ...]:
+    """After a failure: who would have begun with a later step now begins with this one, after those that had before."""
+    return tuple(replace(lease, step=first_step) for lease in leases if lease.step >= first_step)
 
 
 def _without_isolating(base: View, view: View) -> tuple[tuple[str, str], ...]:

@@ -21,7 +21,7 @@ MAX_SEATS = 1024
 """Members and learners of a view together, at most."""
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -61,6 +61,14 @@ def pair(a: str, b: str) -> tuple[str, str]:
     return (a, b) if a < b else (b, a)
 
 
+class FirstLease(Record, frozen=True):
+    """How many samples a new member is to hold in its first step: no commit can have leased it any."""
+
+    step: Count
+    peer: PeerIdField
+    want: Count
+
+
 class View(Record, frozen=True, dict=True):
     """The agreed state of the run. View v+1 is decided by the members of view v.
 
@@ -93,6 +101,8 @@ class View(Record, frozen=True, dict=True):
     """The sync plan: how large a share of the chunks each member sums, by rank. Empty: all the same."""
     straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
     """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
+    first_leases: Annotated[tuple[FirstLease, ...], Meta(max_length=MAX_SEATS)] = ()
+    """Of steps that were not finished yet when the view was decided."""
 
     @cached_property
     def _members(self) -> dict[str, PeerInfo]:

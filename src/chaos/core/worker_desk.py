@@ -40,6 +40,10 @@ BY_HAND_AND_SKIP = (
 )
 
 
+COPY_RATE = 1e9
+"""B/s at which a worker copies its state into memory that is there already: any host is faster."""
+
+
 @dataclass
 class Worker:
     """What is known of the present worker process. A restarted one starts with a fresh record."""
@@ -58,6 +62,10 @@ class Worker:
     handed: int = 0
     """The last step of whose contribution bytes were handed over while backward went on."""
     warmed: bool = False
+    waits_since: float = 0.0
+    """When it contributed last."""
+    waited_s: float = 0.0
+    """How long it waited for the commit of the last step to which it contributed."""
     loading: bool = False
     stale_load: bool = False
     """What it is loading is not wanted any more."""
@@ -92,6 +100,11 @@ class WorkerDesk:
         """The last worker, dead or alive: what joiners' fingerprints are compared with."""
         self._snapshot_at: set[int] = set()
         self._welcome_due: tuple[bool, int] | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Samples that the worker would like to hold."""
+        return self.worker.want if self.worker is not None and not self.worker.script_ended else 0
 
     # --- what the worker says ------------------------------------------------------------------------------
 
@@ -146,6 +159,7 @@ class WorkerDesk:
         if part is not None and part.pass_done:
             worker.passed = worker.epoch
         worker.contributed = message.applied + 1 if part is not None else 0
+        worker.waits_since = self._ctx.now
         if part is not None and step == message.applied + 1 == self._node.steps.finished + 1:
             part = msgspec.structs.replace(part, compute_s=message.compute_s)
             self._node.steps.contribute(step, self._completed(part))
@@ -215,6 +229,14 @@ class WorkerDesk:
         self._snapshot_at.add(step)
         if self.worker is not None and self.worker.at_boundary:
             self._give_snapshot_order(self.worker)
+
+    def copies_in_time(self, nbytes: int) -> bool:
+        """Whether a copy of the state that the worker has now, made while it waits, is there before the next update."""
+        worker = self.worker
+        if worker is None or not self._node.steps.running:
+            return True
+        waiting = self._ctx.now - worker.waits_since if worker.at_boundary else 0.0
+        return nbytes / COPY_RATE <= worker.waited_s - waiting
 
     def need_no_snapshot(self, step: int) -> None:
         """Nobody waits for that copy any more; one that was ordered already is still made."""
@@ -310,6 +332,8 @@ class WorkerDesk:
             return False
         stop = bool(done.nonfinite) and STOP_ON_NONFINITE in worker.fingerprint.options
         self._ctx.emit(ToWorker(Commit(step, done.weight, done.loss, done.touched, done.scalars, done.skip, stop)))
+        if worker.contributed == step:
+            worker.waited_s = self._ctx.now - worker.waits_since
         worker.applied = step
         return True
 
@@ -335,7 +359,7 @@ class WorkerDesk:
         worker.ending = worker.ending or leaving
         members = len(self._ctx.view.members) if self._ctx.views else 1
         role = "member" if member else "learner"
-        self._ctx.emit(ToWorker(Proceed(step, role, members, steps.data, steps.stable, leaving)))
+        self._ctx.emit(ToWorker(Proceed(step, role, members, steps.next_data, steps.stable, leaving)))
 
     # --- contributions in its place ------------------------------------------------------------------------
 
@@ -369,10 +393,9 @@ class WorkerDesk:
 
     def _empty(self) -> Contribution:
         worker, passed = self.worker, False
-        want = worker.want if worker is not None and not worker.script_ended else 0
         if worker is not None:
             passed = worker.passed is not None and worker.passed == self._node.steps.data.epoch
-        return self._completed(Contribution(0.0, True, None, (), b"", b"", want, passed))
+        return self._completed(Contribution(0.0, True, None, (), b"", b"", self.wanted, passed))
 
     def _completed(self, part: Contribution) -> Contribution:
         """With what the agent knows: the run's data, where this worker was the one to declare it."""
