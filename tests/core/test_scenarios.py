@@ -288,11 +288,15 @@ def test_a_learner_that_heard_no_heartbeat_yet_of_a_run_that_waits_for_it() -> N
     check(world)
 
 
-@pytest.mark.parametrize(("copy_s", "ahead"), [(0.001, 0), (1.0, 1)])
-def test_a_joiner_is_compared_at_once_unless_a_step_would_wait_for_the_copy(copy_s: float, ahead: int) -> None:
+@pytest.mark.parametrize(
+    ("shard_s", "copy_s", "ahead"),
+    [(0.5, 0.001, 0), (0.5, 1.0, 1), (0.0, 0.001, 1)],
+    ids=["at once", "a step would wait for the copy", "it has made no step of its own"],
+)
+def test_a_joiner_is_compared_at_once_where_that_can_be(shard_s: float, copy_s: float, ahead: int) -> None:
     """Where a step takes seconds, waiting for its end cost the joiner a second step: that which was open by then."""
     world, peers = start(3)
-    world.compute = 2.0
+    world.compute, world.shard_s = 1.0, shard_s
     joiner = world.join(3, 0)
     world.run_until(lambda: joiner.node.learner.phase == Phase.LOAD, 20)
     finished = peers[0].node.steps.finished

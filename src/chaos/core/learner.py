@@ -471,7 +471,8 @@ class Learner:
     def _start_verify(self) -> None:
         """Compare digests of the state as it is now: of the last step that anybody has finished.
 
-        A donor that can't copy that in time says so, and it is the state after the step under way.
+        Not the one that was loaded, as it says nothing of this worker's arithmetic; nor one that a donor can't copy in
+        time. Then it is the state after the step under way; if the run stands still, what there is.
         """
         members = [m for m in self._ctx.view.member_ids() if m not in self._node.views.suspects]
         if not members:
@@ -486,6 +487,8 @@ class Learner:
         beats = self._node.liveness.progress.values()
         running = (not beats or any(beat.running for beat in beats)) and not self.course.late
         step = self.newest() + (self._margin if running else 0)
+        if running and self._offer is not None:
+            step = max(step, self._offer.step + 1)
         self._target = step
         self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
