@@ -173,6 +173,7 @@ def test_drop_bulk_and_urgent_frames() -> None:
             assert sorted(order) == [*range(20), 99]
             assert order.index(99) < 19, "it overtook those that were still queued"
             assert [i for i in order if i != 99] == list(range(20)), "one lane keeps the order"
+            assert a.transport.links()[b.id].kinds_out == {1: 21 * MIB}, "what was dropped was never sent"
 
     run(test())
 

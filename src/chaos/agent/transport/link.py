@@ -56,7 +56,7 @@ class LinkInfo:
     bulk_in: int
     bulk_out: int
     kinds_out: dict[int, int]
-    """Bytes of payloads that were queued, by the kind in their header."""
+    """Bytes of payloads whose sending has begun, by the kind in their header."""
     since: float
     """The event loop's clock when the link came up."""
     lanes: int
@@ -272,7 +272,6 @@ class Link:
         if frame.urgent:
             self._trains(frame.header.length)
         self._queued += frame.header.length
-        self._kinds_out[frame.header.kind] += frame.header.length
         for lane in self._lanes.values():
             lane.wake()
 
@@ -299,6 +298,7 @@ class Link:
             return None
         frame = queue.popleft()
         self._queued -= frame.header.length
+        self._kinds_out[frame.header.kind] += frame.header.length
         return frame
 
     # --- receiving ------------------------------------------------------------------------------
