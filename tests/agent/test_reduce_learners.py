@@ -7,7 +7,7 @@ import pytest
 
 from chaos.agent import feed
 from chaos.agent.shared_memory import results_on_disk
-from chaos.agent.transport import BulkHeader
+from chaos.agent.transport import BulkHeader, Verdict
 from chaos.core.events import ResultDropped, ResultUnsent
 from chaos.core.types import View
 from tests.agent.reducers import LAYOUT, Net, Peer, announce, peer, until, view
@@ -200,5 +200,29 @@ def test_little_of_what_a_slow_learner_is_to_get_is_in_the_transport(monkeypatch
     def keep(header: BulkHeader) -> bool:
         taken.append((header.src, header.length))
         return False
+
+    asyncio.run(scenario())
+
+
+def test_what_a_new_member_still_lacks_goes_before_other_things(monkeypatch: pytest.MonkeyPatch):
+    """All wait for its first contribution, and it for the result before that: it came at half of the link's rate, as
+    what is for learners does."""
+    monkeypatch.setattr(feed, "AHEAD_BYTES", 2**20)
+
+    async def scenario() -> None:
+        net, now, peers = with_learner({})
+        with monkeypatch.context() as patch:
+            patch.setattr(peers[2].reducer, "sink", lambda _header: Verdict.PAUSE)
+            for one in peers[:2]:
+                one.begin(1, now, 1.0)
+            announce(peers, now, 1, {0: 1.0, 1: 1.0})
+            await net.deliver()
+        queued = list(net.frames)
+        net.learners = set()
+        for one in peers:
+            one.reducer.set_views((now, view(2, [0, 1, 2], first_step=2)), 0)
+        assert queued and not {id(frame) for frame in queued} & {id(frame) for frame in net.frames}, "in the old place"
+        await net.deliver()
+        assert peers[2].done and peers[2].done[-1].digest == peers[0].done[-1].digest
 
     asyncio.run(scenario())

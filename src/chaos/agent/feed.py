@@ -1,7 +1,8 @@
 """Results on their way to learners: a little at a time, from where they are kept.
 
 Nobody waits for a learner's results, so they queue behind the shards of its state, and a slow link has many of them
-waiting. They wait by name: bytes are copied when their turn comes, or when the result is about to be let go.
+waiting. They wait by name: bytes are copied when their turn comes, or when the result is about to be let go. Once the
+learner is a member all wait for its first contribution, and it for these results: what is left goes first then.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class Due(NamedTuple):
     number: int
 
 
+def _due(header: BulkHeader) -> Due:
+    return Due(Batch(header.kind, header.view, header.step), header.index)
+
+
 Chunk = Callable[[Due], tuple[BulkHeader, bytes] | None]
 """Gives a chunk's header and a copy of its bytes; None if the result is not kept any more."""
 
@@ -57,6 +62,8 @@ class _Learner:
     waiting: dict[Batch, deque[int]] = field(default_factory=dict)
     ahead: dict[Due, int] = field(default_factory=dict)
     """What the transport has, and how many bytes of each."""
+    hurried: bool = False
+    """What the transport has was queued as for a member."""
     turn: int = 0
     """Increases with each new way to this learner: what is confirmed of an old one is not counted."""
 
@@ -96,11 +103,18 @@ class _Learner:
 class Feed:
     """All that this peer has to send to learners, besides shards."""
 
-    def __init__(self, outlet: Outlet, chunk: Chunk, unsent: Callable[[str, Batch], None]) -> None:
+    def __init__(
+        self,
+        outlet: Outlet,
+        chunk: Chunk,
+        unsent: Callable[[str, Batch], None],
+        is_member: Callable[[str], bool],
+    ) -> None:
         """`unsent` is called where something of a result was let go before a learner had it."""
         self._outlet = outlet
         self._chunk = chunk
         self._unsent = unsent
+        self._is_member = is_member
         self._learners: dict[str, _Learner] = {}
         self._copies: dict[Batch, dict[int, tuple[BulkHeader, bytes]]] = {}
         self.copied_bytes = 0
@@ -120,7 +134,34 @@ class Feed:
         """A frame that the transport had was taken out of its queue."""
         learner = self._learners.get(header.dst)
         if learner is not None:
-            learner.ahead.pop(Due(Batch(header.kind, header.view, header.step), header.index), None)
+            learner.ahead.pop(_due(header), None)
+
+    def hurry(self, drop: Callable[[Callable[[BulkHeader], bool]], object]) -> None:
+        """Who of them is a member now is waited for: also what the transport has of theirs goes before other things.
+
+        Args:
+            drop: takes those of this peer's queued frames out of the transport whose header fits.
+        """
+        for dst, learner in self._learners.items():
+            if learner.hurried != self._is_member(dst):
+                learner.hurried = not learner.hurried
+                taken: list[Due] = []
+                drop(self._take_back(dst, learner, taken))
+                learner.put_back(taken)
+                self._pump(dst)
+
+    def _take_back(self, dst: str, learner: _Learner, taken: list[Due]) -> Callable[[BulkHeader], bool]:
+        """Finds what the transport has for this learner, if it is kept here still, and notes it."""
+
+        def is_theirs(header: BulkHeader) -> bool:
+            due = _due(header)
+            if header.dst != dst or due not in learner.ahead or self._chunk(due) is None:
+                return False
+            del learner.ahead[due]
+            taken.append(due)
+            return True
+
+        return is_theirs
 
     def path_changed(self, dst: str, again: Iterable[Due]) -> None:
         """What is under way to `dst` may be lost: `again`, and what the transport had, is sent before all others."""
@@ -165,7 +206,8 @@ class Feed:
                 continue
             header, payload = found
             learner.ahead[due] = len(payload)
-            if not self._outlet.send_bulk(dst, header, payload, on_sent=self._sent(dst, learner, due)):
+            sent = self._sent(dst, learner, due)
+            if not self._outlet.send_bulk(dst, header, payload, urgent=self._is_member(dst), on_sent=sent):
                 del learner.ahead[due]  # no way there now; `path_changed` says when there is
                 learner.put_back([due])
                 return

@@ -83,7 +83,7 @@ class Reducer:
         self._outlet = outlet
         self._happened = happened
         self._note = note
-        self._feed = Feed(outlet, self._chunk, self._unsent)
+        self._feed = Feed(outlet, self._chunk, self._unsent, self._is_member)
         self._overflow: Overflow | None = None
         self._layout: Layout | None = None
         self._contribution: memoryview | None = None
@@ -130,7 +130,11 @@ class Reducer:
         self._open = {s: v for s, v in self._open.items() if (w := self._view_for(s)) and w.id == v}
         self._feed.keep_only(lambda peer: any(view.knows(peer) for view in views))
         self._outlet.drop_bulk(self._stale)
+        self._feed.hurry(lambda fits: self._outlet.drop_bulk(lambda header: header.src == self._me and fits(header)))
         self._outlet.resume_bulk()
+
+    def _is_member(self, peer: str) -> bool:
+        return bool(self._views) and self._views[-1].member(peer) is not None
 
     def _stale(self, header: BulkHeader) -> bool:
         if header.src != self._me or header.kind not in (Kind.CONTRIBUTION, Kind.FINAL):
@@ -414,7 +418,8 @@ class Reducer:
         self._maybe_complete(current)
 
     def _send_final(self, current: Round, piece: Piece, peer: str) -> None:
-        """Members hold a result's memory in place until all of them have it; learners are fed behind their shards.
+        """Members hold a result's memory in place until all of them have it; learners are fed behind their shards, if
+        they are none by now.
 
         Where a step is mostly communication results would fill a learner's links, and the shards would never come.
         """
