@@ -76,7 +76,8 @@ to be fair: [peers/README.md](../peers/README.md). Every value, and more of what
 Why to believe it: all times come from the workers' own logs, by one clock, in one format for all systems. No figure of
 a table comes from elsewhere than the calls listed at its end. Why not to believe more: all hosts share the cores of one
 machine; systems were measured one after another, some in different calls. `median (lowest - highest)`; what did not
-happen is told in words; `-` was not tried. Compared is Chaos without encryption, as no other here encrypts.
+happen is told in words; `-` was not tried, and columns that nobody was tried with are left out. Compared is Chaos
+without encryption, as no other here encrypts.
 """
 
 
@@ -86,11 +87,12 @@ def page(results: Results, day: str, values: str) -> str:
     for work in results.works():
         parts.append(f"## {heading(work)}\n")
         settings = results.settings(work)
-        for title, measures in (("Events (s)", EVENTS), ("What a step costs", COSTS), ("Churn", CHURN)):
+        for title, all_measures in (("Events (s)", EVENTS), ("What a step costs", COSTS), ("Churn", CHURN)):
+            measures = [m for m in all_measures if any(results.of(s, m.event) for s in settings)]
             shown = [s for s in settings if any(results.of(s, m.event) for m in measures)]
             if shown:
                 parts += [table(results, title, shown, measures).text(), *verdicts(results, shown, measures)]
-                parts += [f"![{title}]({picture(work, Path(values).stem)})\n"] if measures == CHURN else []
+                parts += [f"![{title}]({picture(work, Path(values).stem)})\n"] if all_measures is CHURN else []
         parts.append(said(results, settings).text())
     parts.append("## Measured on\n\n" + "\n".join(f"{n}. {call}" for n, call in enumerate(results.calls, 1)) + "\n")
     return "\n".join(parts)

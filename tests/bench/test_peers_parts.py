@@ -177,3 +177,4 @@ def test_each_pace_of_churn_has_a_section_with_a_picture() -> None:
     assert [list(table.bars.values()) for table in drawn.values()] == [[12.0], [13.0]]
     assert all(f"({name})" in shown for name in drawn)
     assert "0.5 s of computing a step, an event every 5 s" in shown
+    assert "### Events" not in shown and "### Churn" in shown, "nobody was tried with any"
