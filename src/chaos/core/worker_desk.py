@@ -41,7 +41,7 @@ BY_HAND_AND_SKIP = (
 
 
 COPY_RATE = 1e9
-"""B/s at which a worker copies its state into memory that is there already: any host is faster."""
+"""B/s at which a worker copies its state into memory that is there already, if its host is a slow one."""
 
 
 @dataclass
