@@ -309,6 +309,15 @@ def test_a_joiner_is_compared_at_once_where_that_can_be(shard_s: float, copy_s: 
     check(world)
 
 
+def test_a_donor_that_computes_for_long_is_waited_for() -> None:
+    """It copies its state at the end of its computing; meanwhile the learner asked one after the other, every 15 s."""
+    world, _ = start(2)
+    world.compute, world.shard_s = 20.0, 8.0
+    joiner = world.join(2, 0)
+    world.run_until(lambda: joiner.node.ctx.role == Role.MEMBER, 400)
+    assert [line["phase"] for line in traces(joiner, "learner")].count("verify") == 1
+
+
 def promote_a_dead_learner(world: World, dead: SimPeer, seal: bool) -> SimPeer:
     """A learner dies, which the founder alone does not notice: it promotes it, with a joiner. Gives the joiner."""
     founder = world.peers[peer_id(0)]

@@ -240,6 +240,16 @@ def first_leases_of_the_gone_are_revoked(patch: Patch) -> None:
     patch.setattr(views, "after_failure", moved)
 
 
+def first_leases_end_with_the_first_to_finish(patch: Patch) -> None:
+    """Their step is tried again if whoever had finished it is lost."""
+
+    def finished_by_none(base, reports):
+        most = max(report.finished for report in reports.values())
+        return [lease for lease in base.first_leases if lease.step > most]
+
+    patch.setattr(succession, "_unfinished", finished_by_none)
+
+
 def parts_of_void_attempts_count(patch: Patch) -> None:
     """The bytes of another view's attempt are added to this one's.
 
@@ -349,7 +359,7 @@ MUTANTS: list[Callable[[Patch], None]] = [
     reset_is_death, promise_opens_no_gate, failure_does_not_freeze, report_names_less,
     failure_view_forgets_the_finished, stable_without_acks, stable_by_majority, results_are_released_at_once,
     leases_are_not_freed, used_samples_are_given_out_again, a_sample_is_lost, leases_overlap,
-    failures_revoke_first_leases, first_leases_of_the_gone_are_revoked,
+    failures_revoke_first_leases, first_leases_of_the_gone_are_revoked, first_leases_end_with_the_first_to_finish,
     parts_of_void_attempts_count, unstable_snapshots, rolled_back_members_go_on, strangers_may_speak,
     nobody_takes_over, nothing_is_repeated, nobody_catches_up, planned_views_need_no_promises, joins_stall,
     seats_have_no_incarnation, left_behind_and_unaware,
@@ -367,6 +377,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "leases_overlap": ("I3",),
     "failures_revoke_first_leases": ("I3",),
     "first_leases_of_the_gone_are_revoked": ("I3",),
+    "first_leases_end_with_the_first_to_finish": ("I3",),
     "unstable_snapshots": ("I3",),
     "nobody_takes_over": ("I4",),
     "strangers_may_speak": ("I6", "I2", "I4", "crash"),

@@ -169,6 +169,27 @@ def a_first_step_is_tried_again(world: World) -> None:
     heals(world)
 
 
+def a_finished_first_step_is_lost(world: World) -> None:
+    """p1 alone has finished the step with which p2 began, and is lost once a view said to fetch that from it."""
+    started(world, 2)
+    world.network.bulk_delay = 0.06
+    last = world.join(2, 0)
+    world.run_until(lambda: last.node.ctx.role == Role.MEMBER, 30)
+    first, holder = world.peers[peer_id(0)], world.peers[peer_id(1)]
+    step = last.node.ctx.view.first_step
+    world.run_until(lambda: all(p.node.steps.contributed(step) for p in (first, holder, last)), 5)
+    world.run(world.now + 0.08)  # parts have arrived at their roots, sums are under way
+    silence(world, 0, 2)
+    silence(world, 2, 0)
+    world.run_until(lambda: holder.node.steps.finished >= step, 2)
+    world.network.heal()
+    world.kill_worker(holder, restart=None)
+    world.run_until(lambda: first.node.ctx.view.abort, 2)
+    world.kill(holder)
+    world.network.bulk_delay = 0.0
+    heals(world)
+
+
 def a_root_dies_when_half_have_its_sum(world: World) -> None:
     """p0 got the dead root's final chunks, p1 did not: p1 has to fetch that step from p0."""
     started(world, 3)
@@ -181,5 +202,6 @@ def a_root_dies_when_half_have_its_sum(world: World) -> None:
 
 STORIES: tuple[Teller, ...] = (
     voters_live, voters_die, a_voter_starts_again, a_minority_with_learners, slow_donors, a_state_takes_long,
-    a_link_swallows_both_parts, a_first_step_is_tried_again, a_root_dies_when_half_have_its_sum,
+    a_link_swallows_both_parts, a_first_step_is_tried_again, a_finished_first_step_is_lost,
+    a_root_dies_when_half_have_its_sum,
 )  # fmt: skip

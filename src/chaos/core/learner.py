@@ -71,6 +71,8 @@ class Learner:
         self._ready: dict[str, DonorReady] = {}
         self._refused: set[str] = set()
         self._target = 0
+        self._due_after = 0
+        """Once this step is finished, every donor's worker has stood where it takes the snapshot."""
         self._retry_at = 0.0
         self._asked_at = 0.0
         self._due_since: float | None = None
@@ -239,7 +241,7 @@ class Learner:
         running = running and not self.course.late
         step = finished + (1 + self._margin if running else 0)
         self._target = self._shared_step() or max(step, self._ctx.view.first_step - 1)
-        self._base = self._target
+        self._base = self._due_after = self._target
         self._refused.clear()
         self._enter(Phase.OFFER)
         for donor in self._ready:
@@ -301,7 +303,7 @@ class Learner:
 
     def _is_overdue(self) -> bool:
         """The step whose snapshot this phase waits for has passed for long, and nothing came of it."""
-        if self.newest() < self._target:
+        if self.newest() < self._due_after:
             self._due_since = None
         elif self._due_since is None:
             self._due_since = self._ctx.now
@@ -490,6 +492,7 @@ class Learner:
         if running and self._offer is not None:
             step = max(step, self._offer.step + 1)
         self._target = step
+        self._due_after = max(step, self.newest() + running)
         self._base = min(step, steps.finished)
         self._enter(Phase.VERIFY)
         self._node.worker.take_snapshot(step)

@@ -97,7 +97,7 @@ def after_failure(base: View, reports: Mapping[str, Report], wishes: Wishes, cau
         abandoned=base.abandoned,
         cut=wishes.cut(base),
         straggler_limit_s=base.straggler_limit_s,
-        first_leases=_renewed(base.first_leases, finished + 1),
+        first_leases=_renewed(_unfinished(base, reports), finished + 1),
     )
 
 
@@ -163,14 +163,20 @@ def _first_leases(
 ) -> tuple[FirstLease, ...]:
     """Those of steps that may still be tried again come first and unchanged, whoever has gone since: who stays may
     have computed what is theirs then."""
+    return (*_unfinished(base, reports), *(FirstLease(first_step, peer, want) for peer, want in new.items()))[
+        :MAX_SEATS
+    ]
+
+
+def _unfinished(base: View, reports: Mapping[str, Report]) -> list[FirstLease]:
+    """Those of steps that somebody has not finished: who has may be lost, and the step is tried once more."""
     finished = min(report.finished for report in reports.values())
-    kept = [lease for lease in base.first_leases if lease.step > finished]
-    return (*kept, *(FirstLease(first_step, peer, want) for peer, want in new.items()))[:MAX_SEATS]
+    return [lease for lease in base.first_leases if lease.step > finished]
 
 
 def _renewed(leases: Iterable[FirstLease], first_step: int) -> tuple[FirstLease, ...]:
     """After a failure: who would have begun with a later step now begins with this one, after those that had before."""
-    return tuple(replace(lease, step=first_step) for lease in leases if lease.step >= first_step)
+    return tuple(replace(lease, step=min(lease.step, first_step)) for lease in leases)
 
 
 def _without_isolating(base: View, view: View) -> tuple[tuple[str, str], ...]:

@@ -102,7 +102,7 @@ class View(Record, frozen=True, dict=True):
     straggler_limit_s: Annotated[float, Meta(ge=0.0, le=86400.0)] = 0.0
     """So many seconds a step waits at most for a worker that is late; then it is left out. 0: as long as it takes."""
     first_leases: Annotated[tuple[FirstLease, ...], Meta(max_length=MAX_SEATS)] = ()
-    """Of steps that were not finished yet when the view was decided."""
+    """Of steps that not all had finished when the view was decided."""
 
     @cached_property
     def _members(self) -> dict[str, PeerInfo]:
