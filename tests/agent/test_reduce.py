@@ -176,6 +176,33 @@ def test_a_finished_result_is_fetched_whole():
     asyncio.run(scenario())
 
 
+def test_a_step_whose_only_holder_is_lost_is_made_anew_by_those_who_were_fetching_it():
+    """Who had begun to fetch it took no frames of the next attempt, and the run stood still."""
+
+    async def scenario() -> None:
+        net, now = Net(6), view(1, [0, 1, 2])
+        peers = start(net, 3, now)
+        weights = {0: 1.0, 1: 2.0, 2: 3.0}
+        for one in peers:
+            one.begin(1, now, weights[one.index])
+        announce(peers, now, 1, weights)
+        await net.deliver(lambda header: not (header.kind == Kind.FINAL and header.dst != peers[0].id))
+        peers[0].reducer.finish(1)
+        fetching, anew = view(2, [0, 1, 2], first_step=2), view(3, [1, 2])
+        for one in peers[1:]:
+            one.reducer.set_views((now, fetching), 0)
+            one.reducer.fetch(2, 1)
+            one.reducer.set_views((now, fetching, anew), 0)
+            one.begin(1, anew, weights[one.index])
+        left = {1: 2.0, 2: 3.0}
+        announce(peers[1:], anew, 1, left)
+        await net.deliver(lambda header: header.dst != peers[0].id)
+        assert [one.done[-1].view_id for one in peers[1:]] == [3, 3]
+        check(peers[1:], left)
+
+    asyncio.run(scenario())
+
+
 def test_overlapped_segments_are_sent_once():
     async def scenario() -> None:
         net, now = Net(9), view(1, [0, 1])

@@ -204,9 +204,10 @@ def test_little_of_what_a_slow_learner_is_to_get_is_in_the_transport(monkeypatch
     asyncio.run(scenario())
 
 
-def test_what_a_new_member_still_lacks_goes_before_other_things(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("lost", [False, True], ids=["", "another way led to it meanwhile"])
+def test_what_a_new_member_still_lacks_goes_before_other_things(monkeypatch: pytest.MonkeyPatch, lost: bool):
     """All wait for its first contribution, and it for the result before that: it came at half of the link's rate, as
-    what is for learners does."""
+    what is for learners does, and not at all if the link broke then."""
     monkeypatch.setattr(feed, "AHEAD_BYTES", 2**20)
 
     async def scenario() -> None:
@@ -222,6 +223,10 @@ def test_what_a_new_member_still_lacks_goes_before_other_things(monkeypatch: pyt
         for one in peers:
             one.reducer.set_views((now, view(2, [0, 1, 2], first_step=2)), 0)
         assert queued and not {id(frame) for frame in queued} & {id(frame) for frame in net.frames}, "in the old place"
+        if lost:
+            net.frames.clear()
+            for one in peers[:2]:
+                one.reducer.path_changed(peers[2].id, 0)
         await net.deliver()
         assert peers[2].done and peers[2].done[-1].digest == peers[0].done[-1].digest
 

@@ -8,7 +8,7 @@ learner is a member all wait for its first contribution, and it for these result
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -163,8 +163,10 @@ class Feed:
 
         return is_theirs
 
-    def path_changed(self, dst: str, again: Iterable[Due]) -> None:
+    def path_changed(self, dst: str, again: Sequence[Due]) -> None:
         """What is under way to `dst` may be lost: `again`, and what the transport had, is sent before all others."""
+        if not again and dst not in self._learners:
+            return
         learner = self._learners.setdefault(dst, _Learner())
         learner.turn += 1
         lost, learner.ahead = dict.fromkeys([*learner.ahead, *again]), {}

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from chaos.agent import feed
 from chaos.agent.arithmetic import Array, narrow, widen
@@ -47,6 +47,15 @@ class Outlet(feed.Outlet, Protocol):
     def drop_bulk(self, predicate: Callable[[BulkHeader], bool]) -> int: ...
 
     def resume_bulk(self) -> None: ...
+
+
+class Fetched(NamedTuple):
+    """How the result of a step is fetched. A view that has the step made anew ends it."""
+
+    mark: int
+    """The view id that its frames bear."""
+    view: int
+    """The view that governed the step when it began."""
 
 
 @dataclass
@@ -97,7 +106,8 @@ class Reducer:
         """Finished rounds whose result is kept."""
         self._void: list[tuple[int, int]] = []
         """(step, slot) of void attempts: their slots rest until frames under way can't reach them any more."""
-        self._fetching: dict[int, int] = {}
+        self._fetching: dict[int, Fetched] = {}
+        """Steps whose results come from a member that finished them."""
         self._open: dict[int, int] = {}
         """Step to the view id under which it was opened."""
         self._own = _Own(0)
@@ -128,6 +138,7 @@ class Reducer:
             if step <= finished or view is None or view.id != current.view.id:
                 self._discard(step)
         self._open = {s: v for s, v in self._open.items() if (w := self._view_for(s)) and w.id == v}
+        self._fetching = {s: f for s, f in self._fetching.items() if (w := self._view_for(s)) and w.id == f.view}
         self._feed.keep_only(lambda peer: any(view.knows(peer) for view in views))
         self._outlet.drop_bulk(self._stale)
         self._feed.hurry(lambda fits: self._outlet.drop_bulk(lambda header: header.src == self._me and fits(header)))
@@ -249,7 +260,13 @@ class Reducer:
         """The result of `step` will come from a member that finished it."""
         if step in self._rounds:
             self._discard(step)
-        self._fetching[step] = view_id
+        view = self._view_for(step)
+        self._fetching[step] = Fetched(view_id, view.id if view is not None else 0)
+
+    def _mark(self, step: int) -> int | None:
+        """What frames of the result that is fetched for `step` bear; None if none is."""
+        found = self._fetching.get(step)
+        return found.mark if found is not None else None
 
     def serve(self, dst: str, view_id: int, step: int) -> None:
         """Send a kept result to a peer that lacks it."""
@@ -274,13 +291,15 @@ class Reducer:
         Args:
             held: it said that it holds the results up to this step.
         """
-        if self._views and self._views[-1].learner(peer) is not None:
-            self._feed.path_changed(peer, self._finals_for(peer, held))
-        else:
-            for due in self._finals_for(peer, held):
-                kept = self._kept(due.batch.step)
-                assert kept is not None
+        fed: list[Due] = []
+        for due in self._finals_for(peer, held):
+            kept = self._kept(due.batch.step)
+            assert kept is not None
+            if kept.view.member(peer) is not None and self._is_member(peer):
                 self._send_final(kept, kept.pieces[due.number], peer)
+            else:
+                fed.append(due)
+        self._feed.path_changed(peer, fed)
         own, view_id = self._own, self._open.get(self._own.step)
         current = self._rounds.get(own.step)
         if current is None or view_id is None:
@@ -458,7 +477,8 @@ class Reducer:
     def _maybe_complete(self, current: Round) -> None:
         if current.complete and not current.reported:
             current.reported = True
-            view_id = self._fetching.get(current.step, current.view.id)
+            mark = self._mark(current.step)
+            view_id = current.view.id if mark is None else mark
             self._happened(RoundComplete(view_id, current.step, current.digest(), current.nonfinite()))
 
     # --- receiving -----------------------------------------------------------------------------------------
@@ -513,7 +533,7 @@ class Reducer:
 
     def _result_sink(self, header: BulkHeader) -> memoryview | Verdict:
         view = self._view_for(header.step)
-        if self._fetching.get(header.step) != header.view or view is None or not 1 <= header.aux <= 1024:
+        if self._mark(header.step) != header.view or view is None or not 1 <= header.aux <= 1024:
             return Verdict.DISCARD
         current = self._rounds.get(header.step) or self._begin(header.step, view, (header.aux,), fetched=True)
         if current is None:
@@ -527,7 +547,7 @@ class Reducer:
         """A payload has arrived where `sink` said; by now its attempt may be void."""
         current = self._rounds.get(header.step)
         if header.kind == Kind.RESULT:
-            if current is not None and self._fetching.get(header.step) == header.view:
+            if current is not None and self._mark(header.step) == header.view:
                 current.mark_final(self._piece(current, header))
                 self._arrived(current)
             return

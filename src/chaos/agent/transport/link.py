@@ -403,7 +403,9 @@ class Link:
         self._confirm(lane, message.received)
         again = lane.sender.unfinished()
         self._queue.extendleft(reversed(again))
-        self._queued += sum(frame.header.length for frame in again)
+        for frame in again:
+            self._queued += frame.header.length
+            self._kinds_out[frame.header.kind] -= frame.header.length
         for other in self._lanes.values():
             other.wake()
 
