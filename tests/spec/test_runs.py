@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SEEDS = 12
-SOME = 12
+SOME = 40
 """Seeds within which a broken node has to be found out."""
 
 
