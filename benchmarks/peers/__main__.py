@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.peers.churn import EVERY_S
 from benchmarks.peers.hosts import TooLate
 from benchmarks.peers.measure import EVENTS, Noted, Plan, measure
 from benchmarks.peers.page import page, pictures
@@ -36,7 +37,7 @@ class Work:
     links: Links
     compute: float
     events: tuple[str, ...] = EVENTS
-    every: float = 15.0
+    every: float = EVERY_S
     """Seconds between two events of the churn."""
 
 
@@ -85,7 +86,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--settings", choices=(*VARIANTS, "both"), default="both")
     parser.add_argument("--events", help=f"of {','.join(EVENTS)}; '' for steps only")
     parser.add_argument("--churn", type=float, default=4.0, metavar="MINUTES")
-    parser.add_argument("--every", type=float, metavar="SECONDS", help="between two events of the churn; default: 15")
+    parser.add_argument(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help="between two events of the churn; default: 15 and 5, 15 with other options",
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the churn")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds; what takes longer has failed")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder for the results")
@@ -116,7 +122,7 @@ def works(options: argparse.Namespace) -> list[Work]:
         if event not in EVENTS:
             raise ValueError(f"there is no event {event!r}: choose from {', '.join(EVENTS)}")
     links = Links.parse(options.links or "loopback", options.delay)
-    return [Work(links, options.compute or 0.0, events, options.every or 15.0)]
+    return [Work(links, options.compute or 0.0, events, options.every or EVERY_S)]
 
 
 def wanted(names: Sequence[str], settings: str) -> list[tuple[str, str]]:

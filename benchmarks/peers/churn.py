@@ -16,6 +16,8 @@ from benchmarks.peers.hosts import Host, TooLate
 from benchmarks.peers.systems import System
 from benchmarks.report import progress
 
+EVERY_S = 15.0
+"""Between two events, if nothing else is asked for."""
 JITTER = 0.2
 """By so much of the time between two events each comes earlier or later."""
 FROZEN_S = 8.0

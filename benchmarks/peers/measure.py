@@ -18,7 +18,7 @@ from statistics import median
 
 import psutil
 
-from benchmarks.peers.churn import Churn, schedule
+from benchmarks.peers.churn import EVERY_S, Churn, schedule
 from benchmarks.peers.hosts import Host, Printed, TooLate
 from benchmarks.peers.log import BATCH
 from benchmarks.peers.systems import System
@@ -42,7 +42,7 @@ class Plan:
     rounds: int = 3
     """Of joins, kills and freezes; the others happen once."""
     churn_s: float = 240.0
-    every_s: float = 15.0
+    every_s: float = EVERY_S
     """Between two events of the churn."""
     seed: int = 1
     patience_s: float = 120.0

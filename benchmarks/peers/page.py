@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from benchmarks.peers.results import Results, Setting, Work
+from benchmarks.peers.results import Results, Setting, WorkKey
 from benchmarks.report import Table, spread
 
 CHAOS = "chaos, plain links"
@@ -98,7 +98,7 @@ def page(results: Results, day: str, values: str) -> str:
     return "\n".join(parts)
 
 
-def heading(work: Work) -> str:
+def heading(work: WorkKey) -> str:
     """What the rows of a section have in common."""
     links, compute, millions, every = work
     pause = f"{compute:g} s of computing a step" if compute else "next to no computing"
@@ -106,7 +106,7 @@ def heading(work: Work) -> str:
     return f"Over {links}: {millions * 4} MB of parameters, {pause}{churn}"
 
 
-def picture(work: Work, stem: str) -> str:
+def picture(work: WorkKey, stem: str) -> str:
     """The file with the goodput of such a section."""
     links, compute, millions, every = work
     return f"{stem}-churn-{links.replace(' ', '-')}-{compute:g}-{millions}-{every:g}.png"

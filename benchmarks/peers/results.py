@@ -12,7 +12,7 @@ from benchmarks.peers.hosts import ROOT
 from benchmarks.report import machine
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
-Work = tuple[str, float, int, float]
+WorkKey = tuple[str, float, int, float]
 """Links, seconds of computing, millions of parameters, seconds between events of a churn."""
 
 
@@ -36,7 +36,7 @@ class Setting:
         return ", ".join(part for part in (self.system, self.tuned) if part)
 
     @property
-    def work(self) -> Work:
+    def work(self) -> WorkKey:
         """Rows that agree in it may be compared."""
         return self.links, self.compute, self.millions, self.every
 
@@ -68,12 +68,12 @@ class Results:
     def of(self, setting: Setting, event: str) -> list[Observation]:
         return [o for o in self.observations if o.setting == setting and o.event == event]
 
-    def settings(self, work: Work) -> list[Setting]:
+    def settings(self, work: WorkKey) -> list[Setting]:
         """All rows with this work: Chaos first, the others by name."""
         found = {o.setting for o in self.observations if o.setting.work == work}
         return sorted(found, key=lambda setting: (not setting.system.startswith("chaos"), setting.label))
 
-    def works(self) -> list[Work]:
+    def works(self) -> list[WorkKey]:
         return sorted({o.setting.work for o in self.observations}, key=lambda work: (work[0] != "loopback", *work))
 
 

@@ -437,8 +437,8 @@ class Reducer:
         self._maybe_complete(current)
 
     def _send_final(self, current: Round, piece: Piece, peer: str) -> None:
-        """Members hold a result's memory in place until all of them have it; learners are fed behind their shards, if
-        they are none by now.
+        """Members hold a result's memory in place until all of them have it; learners are fed behind their shards, and
+        who has become a member since before all else.
 
         Where a step is mostly communication results would fill a learner's links, and the shards would never come.
         """

@@ -163,9 +163,8 @@ def _first_leases(
 ) -> tuple[FirstLease, ...]:
     """Those of steps that may still be tried again come first and unchanged, whoever has gone since: who stays may
     have computed what is theirs then."""
-    return (*_unfinished(base, reports), *(FirstLease(first_step, peer, want) for peer, want in new.items()))[
-        :MAX_SEATS
-    ]
+    leases = [*_unfinished(base, reports), *(FirstLease(first_step, peer, want) for peer, want in new.items())]
+    return tuple(leases[:MAX_SEATS])
 
 
 def _unfinished(base: View, reports: Mapping[str, Report]) -> list[FirstLease]:

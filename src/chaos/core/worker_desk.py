@@ -41,7 +41,7 @@ BY_HAND_AND_SKIP = (
 
 
 COPY_RATE = 1e9
-"""B/s at which a worker copies its state into memory that is there already, if its host is a slow one."""
+"""B/s at which a worker is taken to copy its state. Hosts do better, but not always while all their cores are full."""
 
 
 @dataclass
